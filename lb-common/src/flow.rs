@@ -1,0 +1,247 @@
+//! A flow: one connection or exchange of datagrams through a Service, and the
+//! tuple that its packets carry at each place on their way.
+//!
+//! ```text
+//!           client's edge            node's edge to the backend
+//! client ── frontend ──▶ source ── backend ──▶ snat ── backend ──▶ backend
+//! client ◀── frontend ── source ◀── backend ── snat ◀── backend ── backend
+//! ```
+//!
+//! `source` is the client's address with its own port, or with another one
+//! where its own was taken towards that backend. `snat` is this node's address,
+//! only where the reply would otherwise not come back through this node.
+//!
+//! A flow has up to three rows, each holding all of it: one for each tuple
+//! that must be recognised ([`Flow::forward_key`], [`Flow::reverse_key`],
+//! [`Flow::restore_key`]).
+
+use crate::addr::{Address, BePort};
+use crate::key::{Direction, FlowKey};
+
+/// Bits of [`Flow::flags`].
+pub mod flag {
+    /// Not a Service's: a connection straight to a backend, remembered so that
+    /// a Service's flow with the same tuple is told apart from it.
+    pub const DIRECT: u8 = 1 << 0;
+    /// The client is not a pod of this node, so a backend beyond an uplink
+    /// would answer past us.
+    pub const EXTERNAL: u8 = 1 << 1;
+    /// The way to the backend was seen and needs no source translation.
+    pub const NO_SNAT: u8 = 1 << 2;
+}
+
+/// Addresses and ports of a packet, as they are or as they should become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tuple<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port.
+    pub sport: BePort,
+    /// Destination port.
+    pub dport: BePort,
+}
+
+impl<A: Address> Tuple<A> {
+    /// The tuple of an answer.
+    #[inline(always)]
+    pub const fn reversed(self) -> Self {
+        Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }
+    }
+
+    /// The key under which a packet with this tuple is looked up.
+    #[inline(always)]
+    pub const fn key(self, proto: u8, direction: Direction) -> FlowKey<A> {
+        FlowKey {
+            src: self.src,
+            dst: self.dst,
+            sport: self.sport,
+            dport: self.dport,
+            proto,
+            direction: direction as u8,
+            pad: [0; 2],
+        }
+    }
+}
+
+/// A row of the flow maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Flow<A> {
+    /// When a packet last met this row: nanoseconds of the monotonic clock,
+    /// brought up to date once a second.
+    pub last_used: u64,
+    /// The Service port.
+    pub service: u32,
+    /// The backend's row.
+    pub backend: u32,
+    /// The generation of the backend's row when the flow began.
+    pub generation: u32,
+    /// Bits of [`crate::tcp::state`].
+    pub tcp: u8,
+    /// Bits of [`flag`].
+    pub flags: u8,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Always 0.
+    pub pad: u8,
+    /// The client's address.
+    pub client: A,
+    /// The address that the client dialled.
+    pub frontend: A,
+    /// The backend's address.
+    pub backend_addr: A,
+    /// This node's address towards the backend, or [`Address::NONE`].
+    pub snat: A,
+    /// The client's port.
+    pub client_port: BePort,
+    /// The port that the client dialled.
+    pub frontend_port: BePort,
+    /// The backend's port.
+    pub backend_port: BePort,
+    /// The source port behind the client's edge.
+    pub source_port: BePort,
+    /// The source port behind source translation, or [`BePort::NONE`].
+    pub snat_port: BePort,
+    /// Always 0.
+    pub tail: [u16; 3],
+}
+
+impl<A: Address> Flow<A> {
+    /// What the client sends.
+    #[inline(always)]
+    pub const fn dialled(&self) -> Tuple<A> {
+        Tuple {
+            src: self.client,
+            dst: self.frontend,
+            sport: self.client_port,
+            dport: self.frontend_port,
+        }
+    }
+
+    /// What the node routes: behind the client's edge.
+    #[inline(always)]
+    pub const fn routed(&self) -> Tuple<A> {
+        Tuple {
+            src: self.client,
+            dst: self.backend_addr,
+            sport: self.source_port,
+            dport: self.backend_port,
+        }
+    }
+
+    /// What the backend receives where source translation applies.
+    #[inline(always)]
+    pub const fn masqueraded(&self) -> Tuple<A> {
+        Tuple {
+            src: self.snat,
+            dst: self.backend_addr,
+            sport: self.snat_port,
+            dport: self.backend_port,
+        }
+    }
+
+    /// Whether source translation applies and has its port.
+    #[inline(always)]
+    pub const fn has_snat(&self) -> bool {
+        self.snat_port.0 != 0
+    }
+
+    /// Key of the row that packets from the client meet at the client's edge.
+    #[inline(always)]
+    pub const fn forward_key(&self) -> FlowKey<A> {
+        self.dialled().key(self.proto, Direction::Ingress)
+    }
+
+    /// Key of the row that replies meet at the client's edge. It also reserves
+    /// the tuple: no two flows can have the same.
+    #[inline(always)]
+    pub const fn reverse_key(&self) -> FlowKey<A> {
+        self.routed().reversed().key(self.proto, Direction::Egress)
+    }
+
+    /// Key of the row that replies to this node's address meet where they
+    /// enter. It also reserves the port.
+    #[inline(always)]
+    pub const fn restore_key(&self) -> FlowKey<A> {
+        self.masqueraded().reversed().key(self.proto, Direction::Ingress)
+    }
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+/// How often a row's [`Flow::last_used`] is brought up to date, in nanoseconds.
+pub const TOUCH_INTERVAL: u64 = SECOND;
+
+/// After which silence another connection may take over the flow's tuple, in
+/// nanoseconds. The values are those of the kernel's conntrack as kube-proxy
+/// sets it (established 24 h), `nf_conntrack_tcp_timeout_syn_sent` (120 s) and
+/// `nf_conntrack_udp_timeout_stream` (120 s).
+pub const fn idle_after(proto: u8, tcp_state: u8) -> u64 {
+    const TCP: u8 = 6;
+    if proto == TCP && tcp_state & crate::tcp::state::REPLIED != 0 {
+        24 * 3600 * SECOND
+    } else {
+        120 * SECOND
+    }
+}
+
+impl<A: Address> Flow<A> {
+    /// Whether the flow is over: closed, or silent for long at time `now`.
+    #[inline(always)]
+    pub const fn is_over(&self, now: u64) -> bool {
+        crate::tcp::is_closed(self.tcp)
+            || now.saturating_sub(self.last_used) > idle_after(self.proto, self.tcp)
+    }
+}
+
+const _: () = {
+    use crate::addr::{V4, V6};
+    assert!(size_of::<Flow<V4>>() == 56);
+    assert!(size_of::<Flow<V6>>() == 104);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::V4;
+
+    fn flow() -> Flow<V4> {
+        Flow {
+            proto: 6,
+            client: V4(1),
+            frontend: V4(2),
+            backend_addr: V4(3),
+            snat: V4(4),
+            client_port: BePort(10),
+            frontend_port: BePort(20),
+            backend_port: BePort(30),
+            source_port: BePort(11),
+            snat_port: BePort(40),
+            ..Flow::default()
+        }
+    }
+
+    #[test]
+    fn each_row_is_keyed_by_the_tuple_that_meets_it() {
+        let key = |src, sport, dst, dport, direction| {
+            Tuple { src: V4(src), dst: V4(dst), sport: BePort(sport), dport: BePort(dport) }
+                .key(6, direction)
+        };
+        assert_eq!(flow().forward_key(), key(1, 10, 2, 20, Direction::Ingress));
+        assert_eq!(flow().reverse_key(), key(3, 30, 1, 11, Direction::Egress));
+        assert_eq!(flow().restore_key(), key(3, 30, 4, 40, Direction::Ingress));
+    }
+
+    #[test]
+    fn silence_ends_a_datagram_flow_long_before_an_established_connection() {
+        let mut udp = Flow { proto: 17, last_used: 5, ..flow() };
+        assert!(!udp.is_over(5 + 120 * SECOND));
+        assert!(udp.is_over(6 + 120 * SECOND));
+        udp.proto = 6;
+        udp.tcp = crate::tcp::state::REPLIED;
+        assert!(!udp.is_over(3600 * SECOND));
+        assert!(!udp.is_over(0), "a clock read before the row's never underflows");
+    }
+}

@@ -1,0 +1,74 @@
+//! Keys of the hash maps.
+
+use crate::addr::BePort;
+
+/// Key of the frontend maps: what a client dials.
+///
+/// A row with port 0 and protocol 0 marks an address that belongs to Services
+/// as a whole (a ClusterIP), so that an unknown port on it is refused instead
+/// of being routed away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(C)]
+pub struct FrontendKey<A> {
+    /// The address dialled.
+    pub addr: A,
+    /// The port dialled, or 0 for the row of the address.
+    pub port: BePort,
+    /// IP protocol number (6 TCP, 17 UDP), or 0 for the row of the address.
+    pub proto: u8,
+    /// Always 0.
+    pub pad: u8,
+}
+
+impl<A> FrontendKey<A> {
+    /// Key of a port of an address.
+    #[inline(always)]
+    pub const fn new(addr: A, port: BePort, proto: u8) -> Self {
+        Self { addr, port, proto, pad: 0 }
+    }
+
+    /// Key of the row that claims the whole address.
+    #[inline(always)]
+    pub const fn address(addr: A) -> Self {
+        Self { addr, port: BePort::NONE, proto: 0, pad: 0 }
+    }
+}
+
+/// Which kind of lookup a flow row answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    /// Packets that enter at an edge: from a client towards a frontend, and
+    /// replies to an address that this node put in as the source.
+    Ingress = 1,
+    /// Packets that leave at the client's edge: from a backend to the client.
+    Egress = 2,
+}
+
+/// Key of the flow maps: a packet's tuple as it is when it meets the program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey<A> {
+    /// Source address.
+    pub src: A,
+    /// Destination address.
+    pub dst: A,
+    /// Source port.
+    pub sport: BePort,
+    /// Destination port.
+    pub dport: BePort,
+    /// IP protocol number.
+    pub proto: u8,
+    /// A [`Direction`].
+    pub direction: u8,
+    /// Always 0.
+    pub pad: [u8; 2],
+}
+
+const _: () = {
+    use crate::addr::{V4, V6};
+    assert!(size_of::<FrontendKey<V4>>() == 8);
+    assert!(size_of::<FrontendKey<V6>>() == 20);
+    assert!(size_of::<FlowKey<V4>>() == 16);
+    assert!(size_of::<FlowKey<V6>>() == 40);
+};

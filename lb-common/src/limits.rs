@@ -1,0 +1,35 @@
+//! Sizes of the maps and bounds of the packet path, each with its reason.
+
+/// Service ports. The row is 64 bytes and its counters 48 a CPU.
+pub const MAX_SERVICES: u32 = 16_384;
+/// Endpoints of Service ports; an endpoint behind two ports counts twice.
+pub const MAX_BACKENDS: u32 = 65_536;
+/// Slots, two to a word since array elements have a stride of 8 bytes. Four
+/// times the backends: an update needs room for the old and the new segment,
+/// and freed segments leave gaps.
+pub const MAX_SLOTS: u32 = 4 * MAX_BACKENDS;
+/// Frontends of one family: ClusterIP, its address row, and node ports on
+/// several addresses.
+pub const MAX_FRONTENDS: u32 = 65_536;
+/// Rows of the IPv4 flow table; a flow needs two, with source translation three.
+pub const MAX_FLOWS_V4: u32 = 262_144;
+/// Rows of the IPv6 flow table.
+pub const MAX_FLOWS_V6: u32 = 131_072;
+/// Interfaces of one network namespace.
+pub const MAX_INTERFACES: u32 = 4_096;
+
+/// How many source ports are tried before a flow is given up. With half of
+/// the range taken, 24 tries miss once in sixteen million flows.
+pub const PORT_TRIES: u32 = 24;
+
+/// IPv6 extension headers walked before a packet is left to the stack; longer
+/// chains exist only in attacks.
+pub const MAX_EXTENSION_HEADERS: u32 = 6;
+
+/// Bytes of the original packet that an ICMPv4 error quotes at most: RFC 1812
+/// section 4.3.2.3 limits the error to 576 bytes, less the new IP header (20)
+/// and the ICMP header (8).
+pub const QUOTE_MAX_V4: u32 = 548;
+/// Likewise for ICMPv6: RFC 4443 section 3.1 limits the error to the minimum
+/// IPv6 MTU of 1,280 bytes, less 40 and 8.
+pub const QUOTE_MAX_V6: u32 = 1_232;

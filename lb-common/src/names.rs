@@ -1,0 +1,64 @@
+//! Names of programs and maps, once. The kernel keeps 15 characters of them.
+
+/// TC program for packets that enter, on interfaces with an Ethernet header.
+pub const PROG_INGRESS: &str = "lb_ingress";
+/// TC program for packets that leave, on interfaces with an Ethernet header.
+pub const PROG_EGRESS: &str = "lb_egress";
+/// [`PROG_INGRESS`] for interfaces whose packets begin with the IP header.
+pub const PROG_INGRESS_L3: &str = "lb_ingress_l3";
+/// [`PROG_EGRESS`] for interfaces whose packets begin with the IP header.
+pub const PROG_EGRESS_L3: &str = "lb_egress_l3";
+/// XDP program for uplinks.
+pub const PROG_XDP: &str = "lb_xdp";
+
+/// IPv4 frontends.
+pub const MAP_FRONTENDS_V4: &str = "LB_FRONTENDS_V4";
+/// IPv6 frontends.
+pub const MAP_FRONTENDS_V6: &str = "LB_FRONTENDS_V6";
+/// Service ports, by id.
+pub const MAP_SERVICES: &str = "LB_SERVICES";
+/// Slots: backend ids, two to a word.
+pub const MAP_SLOTS: &str = "LB_SLOTS";
+/// Backends, by id.
+pub const MAP_BACKENDS: &str = "LB_BACKENDS";
+/// IPv4 flows.
+pub const MAP_FLOWS_V4: &str = "LB_FLOWS_V4";
+/// IPv6 flows.
+pub const MAP_FLOWS_V6: &str = "LB_FLOWS_V6";
+/// The address filter.
+pub const MAP_FILTER: &str = "LB_FILTER";
+/// Interfaces, by index.
+pub const MAP_INTERFACES: &str = "LB_INTERFACES";
+/// Counters of Service ports, by service id.
+pub const MAP_SERVICE_TRAFFIC: &str = "LB_SVC_TRAFFIC";
+/// Counters of backends, by backend id.
+pub const MAP_BACKEND_TRAFFIC: &str = "LB_BE_TRAFFIC";
+/// Packets by hook and verdict.
+pub const MAP_VERDICTS: &str = "LB_VERDICTS";
+/// Names of Service ports, by service id.
+pub const MAP_NAMES: &str = "LB_NAMES";
+/// Round-robin positions, by service id.
+pub const MAP_CURSORS: &str = "LB_CURSORS";
+
+/// Every map that is pinned: all that must outlive the agent.
+pub const PINNED_MAPS: [&str; 14] = [
+    MAP_FRONTENDS_V4,
+    MAP_FRONTENDS_V6,
+    MAP_SERVICES,
+    MAP_SLOTS,
+    MAP_BACKENDS,
+    MAP_FLOWS_V4,
+    MAP_FLOWS_V6,
+    MAP_FILTER,
+    MAP_INTERFACES,
+    MAP_SERVICE_TRAFFIC,
+    MAP_BACKEND_TRAFFIC,
+    MAP_VERDICTS,
+    MAP_NAMES,
+    MAP_CURSORS,
+];
+
+/// Load-time constant: first source port that translation may use.
+pub const GLOBAL_SNAT_PORT_MIN: &str = "SNAT_PORT_MIN";
+/// Load-time constant: last source port that translation may use.
+pub const GLOBAL_SNAT_PORT_MAX: &str = "SNAT_PORT_MAX";

@@ -1,0 +1,29 @@
+//! Declares the map types plain old data, for aya.
+
+use crate::addr::{V4, V6};
+use crate::flow::Flow;
+use crate::key::{FlowKey, FrontendKey};
+use crate::value::{Backend, Frontend, Interface, Service, ServiceName, Traffic};
+
+macro_rules! pod {
+    ($($t:ty),* $(,)?) => {
+        // SAFETY: `repr(C)`, integers only, no implicit padding (every type's
+        // size is asserted where it is defined), so any bytes are valid.
+        $(unsafe impl aya::Pod for $t {})*
+    };
+}
+
+pod!(
+    Backend,
+    Flow<V4>,
+    Flow<V6>,
+    FlowKey<V4>,
+    FlowKey<V6>,
+    Frontend,
+    FrontendKey<V4>,
+    FrontendKey<V6>,
+    Interface,
+    Service,
+    ServiceName,
+    Traffic,
+);

@@ -1,0 +1,97 @@
+//! What a flow row remembers of a TCP connection, and when the connection is
+//! over.
+
+/// Flag bits of byte 13 of the TCP header (RFC 9293 section 3.1).
+pub mod flag {
+    /// No more data from the sender.
+    pub const FIN: u8 = 0x01;
+    /// First segment of a connection.
+    pub const SYN: u8 = 0x02;
+    /// The connection is refused or aborted.
+    pub const RST: u8 = 0x04;
+    /// The acknowledgement number is valid.
+    pub const ACK: u8 = 0x10;
+}
+
+/// Bits of [`crate::Flow::tcp`].
+pub mod state {
+    /// The backend has answered.
+    pub const REPLIED: u8 = 1 << 0;
+    /// The client has sent a FIN.
+    pub const CLIENT_FIN: u8 = 1 << 1;
+    /// The backend has sent a FIN.
+    pub const BACKEND_FIN: u8 = 1 << 2;
+    /// Either side has sent a RST.
+    pub const RESET: u8 = 1 << 3;
+}
+
+/// Who sent a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum From {
+    /// The client.
+    Client,
+    /// The backend.
+    Backend,
+}
+
+/// The state after a segment with these header flags.
+#[inline(always)]
+pub const fn step(state: u8, from: From, flags: u8) -> u8 {
+    let mut next = state;
+    if matches!(from, From::Backend) {
+        next |= state::REPLIED;
+    }
+    if flags & flag::RST != 0 {
+        next |= state::RESET;
+    }
+    if flags & flag::FIN != 0 {
+        next |= match from {
+            From::Client => state::CLIENT_FIN,
+            From::Backend => state::BACKEND_FIN,
+        };
+    }
+    next
+}
+
+/// Whether the connection is over: reset, or closed by both sides.
+#[inline(always)]
+pub const fn is_closed(state: u8) -> bool {
+    const BOTH: u8 = state::CLIENT_FIN | state::BACKEND_FIN;
+    state & state::RESET != 0 || state & BOTH == BOTH
+}
+
+/// Whether a segment asks for a new connection.
+#[inline(always)]
+pub const fn is_syn(flags: u8) -> bool {
+    flags & (flag::SYN | flag::ACK | flag::RST) == flag::SYN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_over_when_both_sides_have_finished() {
+        let s = step(0, From::Client, flag::SYN);
+        let s = step(s, From::Backend, flag::SYN | flag::ACK);
+        assert!(!is_closed(s));
+        let s = step(s, From::Backend, flag::FIN | flag::ACK);
+        assert!(!is_closed(s), "half closed still carries data");
+        assert!(is_closed(step(s, From::Client, flag::FIN | flag::ACK)));
+    }
+
+    #[test]
+    fn a_reset_from_either_side_ends_it() {
+        assert!(is_closed(step(0, From::Client, flag::RST)));
+        assert!(is_closed(step(0, From::Backend, flag::RST | flag::ACK)));
+    }
+
+    #[test]
+    fn only_a_plain_syn_opens() {
+        assert!(is_syn(flag::SYN));
+        assert!(is_syn(flag::SYN | 0xc0), "with ECN set-up, RFC 3168");
+        assert!(!is_syn(flag::SYN | flag::ACK));
+        assert!(!is_syn(flag::SYN | flag::RST));
+        assert!(!is_syn(flag::ACK));
+    }
+}

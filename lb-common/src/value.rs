@@ -1,0 +1,182 @@
+//! Values of the maps. Every byte is named, so that a row compares and
+//! hashes the same on both sides.
+
+use crate::addr::BePort;
+
+/// What a frontend is; the value of [`Frontend::kind`].
+pub mod frontend_kind {
+    /// The row of a whole Service address (port 0): unknown ports are refused.
+    pub const ADDRESS: u8 = 0;
+    /// A Service's ClusterIP.
+    pub const CLUSTER_IP: u8 = 1;
+    /// A node's address with a Service's node port.
+    pub const NODE_PORT: u8 = 2;
+}
+
+/// A row of the frontend maps: which Service port answers here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Frontend {
+    /// Index into the service array.
+    pub service: u32,
+    /// One of [`frontend_kind`].
+    pub kind: u8,
+    /// Which of the Service's segments this frontend uses: 0 cluster, 1 local.
+    pub scope: u8,
+    /// Always 0.
+    pub pad: [u8; 2],
+}
+
+/// A slice of the slot array. Eight aligned bytes: the agent replaces it with
+/// one store, so a reader sees the old set of backends or the new one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Segment {
+    /// First slot.
+    pub base: u32,
+    /// Number of slots; 0 means that no backend can take a new connection.
+    pub len: u32,
+}
+
+/// How a Service picks a slot for a new flow; the value of [`Service::policy`].
+pub mod policy {
+    /// The next slot, per CPU.
+    pub const ROUND_ROBIN: u8 = 0;
+    /// A random slot.
+    pub const RANDOM: u8 = 1;
+}
+
+/// A row of the service array: one port of one Service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Service {
+    /// Slots by family and scope: see [`Service::segment_index`].
+    pub segments: [Segment; 4],
+    /// One of [`policy`].
+    pub policy: u8,
+    /// 1 while a Service port owns the row.
+    pub used: u8,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Always 0.
+    pub pad: u8,
+    /// Always 0; room for the affinity timeout.
+    pub reserved: [u32; 7],
+}
+
+impl Service {
+    /// Index of the segment of a family (0 IPv4, 1 IPv6) and scope (0 cluster,
+    /// 1 local).
+    #[inline(always)]
+    pub const fn segment_index(family: usize, scope: u8) -> usize {
+        (family & 1) * 2 + (scope & 1) as usize
+    }
+}
+
+/// What a backend may receive; the value of [`Backend::state`].
+pub mod backend_state {
+    /// The row is free.
+    pub const FREE: u8 = 0;
+    /// New connections and datagrams.
+    pub const ACTIVE: u8 = 1;
+    /// Nothing new, but UDP flows that it has stay (serving, terminating).
+    pub const TERMINATING: u8 = 2;
+    /// Gone from the Service: TCP connections that exist stay, all else leaves.
+    pub const REMOVED: u8 = 3;
+}
+
+/// A row of the backend array: one endpoint of one Service port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Backend {
+    /// Address; IPv4 in the first word, the others 0.
+    pub addr: [u32; 4],
+    /// Port.
+    pub port: BePort,
+    /// One of [`backend_state`].
+    pub state: u8,
+    /// 0 for IPv4, 1 for IPv6.
+    pub family: u8,
+    /// Raised each time the row is given to another endpoint; a flow row that
+    /// carries another generation means an endpoint that is gone.
+    pub generation: u32,
+    /// The Service port that owns the row.
+    pub service: u32,
+    /// Always 0.
+    pub reserved: u32,
+}
+
+/// What an interface is for; the value of [`Interface::role`].
+pub mod role {
+    /// Leads to other hosts.
+    pub const UPLINK: u8 = 1;
+    /// Leads to one pod of this node.
+    pub const POD: u8 = 2;
+    /// Leads to other nodes' pods through an encapsulation.
+    pub const TUNNEL: u8 = 3;
+}
+
+/// A row of the interface map, by interface index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Interface {
+    /// One of [`role`].
+    pub role: u8,
+    /// Always 0.
+    pub pad: [u8; 3],
+    /// Source for IPv4 flows that need this node's address; 0 if none.
+    pub snat_v4: u32,
+    /// Source for IPv6 flows that need this node's address; 0 if none.
+    pub snat_v6: [u32; 4],
+}
+
+/// Counters of a Service port or of a backend, per CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Traffic {
+    /// TCP connections and UDP flows that were given a backend.
+    pub connections: u64,
+    /// Packets from clients; a segmentation-offloaded packet counts as the
+    /// segments that it will be on the wire.
+    pub packets_in: u64,
+    /// Packets to clients, counted likewise.
+    pub packets_out: u64,
+    /// Bytes from clients, from the IP header on.
+    pub bytes_in: u64,
+    /// Bytes to clients, from the IP header on.
+    pub bytes_out: u64,
+    /// Packets from clients that were refused.
+    pub refused: u64,
+}
+
+/// Longest name that [`ServiceName`] holds (RFC 1123 label, as the API allows).
+pub const NAME_LEN: usize = 63;
+
+/// A row of the name map: what people call a Service port. Only userspace
+/// reads it; it is a map so that the names outlive the agent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct ServiceName {
+    /// Namespace, padded with zero bytes.
+    pub namespace: [u8; NAME_LEN],
+    /// Name, padded with zero bytes.
+    pub name: [u8; NAME_LEN],
+    /// Name of the port, padded with zero bytes.
+    pub port_name: [u8; NAME_LEN],
+    /// IP protocol number.
+    pub proto: u8,
+    /// The Service's port.
+    pub port: BePort,
+    /// The node port, or 0.
+    pub node_port: BePort,
+}
+
+const _: () = {
+    assert!(size_of::<Frontend>() == 8);
+    assert!(size_of::<Segment>() == 8 && align_of::<Segment>() == 8);
+    assert!(size_of::<Service>() == 64);
+    assert!(size_of::<Backend>() == 32);
+    assert!(size_of::<Interface>() == 24);
+    assert!(size_of::<Traffic>() == 48);
+    assert!(size_of::<ServiceName>() == 3 * NAME_LEN + 1 + 2 + 2);
+};

@@ -1,0 +1,3 @@
+//! The command `lb`.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Set-up, demo and tests: `cargo xtask help`.
+
+fn main() {}
