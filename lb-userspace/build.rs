@@ -30,8 +30,7 @@ fn main() -> Result<()> {
 }
 
 fn linked_toolchain() -> bool {
-    Command::new("rustup")
-        .args(["toolchain", "list"])
-        .output()
-        .is_ok_and(|list| String::from_utf8_lossy(&list.stdout).lines().any(|l| l.starts_with(LINKED)))
+    Command::new("rustup").args(["toolchain", "list"]).output().is_ok_and(|list| {
+        String::from_utf8_lossy(&list.stdout).lines().any(|l| l.starts_with(LINKED))
+    })
 }

@@ -1,4 +1,5 @@
 //! The agent and command line of the eBPF Service load balancer, as a library:
 //! the binary `lb` is a thin layer over it, and the tests use its parts.
 
+pub mod desired;
 pub mod object;

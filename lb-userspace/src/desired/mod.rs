@@ -1,0 +1,190 @@
+//! What the data plane should do: Service ports with their addresses, policy
+//! and backends, free of everything that only Kubernetes needs to know.
+
+mod problem;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use clap::ValueEnum;
+
+pub use self::problem::{Problem, Severity};
+
+/// Transport protocol of a Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// The number in the IP header.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+        }
+    }
+
+    /// The protocol of an IP protocol number, if Services can have it.
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        })
+    }
+}
+
+/// Identifies one port of one Service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ServicePortKey {
+    /// Namespace of the Service.
+    pub namespace: String,
+    /// Name of the Service.
+    pub name: String,
+    /// Name of the port; empty if the Service has only one and does not name it.
+    pub port_name: String,
+    /// Protocol of the port.
+    pub protocol: Protocol,
+}
+
+impl fmt::Display for ServicePortKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)?;
+        if !self.port_name.is_empty() {
+            write!(f, ":{}", self.port_name)?;
+        }
+        Ok(())
+    }
+}
+
+/// How a Service port picks a backend for a new flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
+pub enum Policy {
+    /// One after the other, per CPU.
+    #[default]
+    RoundRobin,
+    /// Any, with equal chances.
+    Random,
+}
+
+impl Policy {
+    /// The name that users write.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RoundRobin => "round-robin",
+            Self::Random => "random",
+        }
+    }
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A policy name that means nothing here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not one of \"round-robin\" and \"random\"")]
+pub struct UnknownPolicy;
+
+impl FromStr for Policy {
+    type Err = UnknownPolicy;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        [Self::RoundRobin, Self::Random]
+            .into_iter()
+            .find(|policy| policy.name() == name)
+            .ok_or(UnknownPolicy)
+    }
+}
+
+/// What a backend may receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BackendState {
+    /// New flows.
+    Active,
+    /// Nothing new; it keeps the flows that it has (serving, terminating, while
+    /// the Service has ready endpoints).
+    Terminating,
+}
+
+/// An endpoint of a Service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DesiredBackend {
+    /// Address of the endpoint.
+    pub addr: IpAddr,
+    /// Port on which the endpoint listens.
+    pub port: u16,
+    /// Whether it takes new flows.
+    pub state: BackendState,
+    /// Whether it runs on this node.
+    pub local: bool,
+}
+
+/// One Service port as the data plane should serve it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredService {
+    /// Which port of which Service.
+    pub key: ServicePortKey,
+    /// The port on the cluster addresses.
+    pub port: u16,
+    /// How backends are picked.
+    pub policy: Policy,
+    /// Addresses that answer, of both families.
+    pub cluster_ips: Vec<IpAddr>,
+    /// The port on the node's addresses, if any.
+    pub node_port: Option<u16>,
+    /// Endpoints of both families, sorted by address and port, each once.
+    pub backends: Vec<DesiredBackend>,
+}
+
+/// Everything that the data plane should serve.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Service ports by their key.
+    pub services: BTreeMap<ServicePortKey, DesiredService>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn policy_names_round_trip_and_are_what_the_command_line_takes() {
+        for policy in Policy::value_variants() {
+            assert_eq!(policy.to_string().parse(), Ok(*policy));
+            let value = policy.to_possible_value().unwrap();
+            assert_eq!(value.get_name(), policy.name());
+        }
+        assert_eq!("maglev".parse::<Policy>(), Err(UnknownPolicy));
+    }
+
+    #[test]
+    fn an_unnamed_port_leaves_no_colon() {
+        let mut key = ServicePortKey {
+            namespace: "default".into(),
+            name: "web".into(),
+            port_name: "http".into(),
+            protocol: Protocol::Tcp,
+        };
+        assert_eq!(key.to_string(), "default/web:http");
+        key.port_name.clear();
+        assert_eq!(key.to_string(), "default/web");
+    }
+}
