@@ -122,8 +122,11 @@ pub mod role {
 pub struct Interface {
     /// One of [`role`].
     pub role: u8,
+    /// 1 if the XDP program is attached here, so that the XDP programs of other
+    /// interfaces may redirect frames to this one.
+    pub xdp: u8,
     /// Always 0.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
     /// Source for IPv4 flows that need this node's address; 0 if none.
     pub snat_v4: u32,
     /// Source for IPv6 flows that need this node's address; 0 if none.
