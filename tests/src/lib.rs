@@ -1,1 +1,3 @@
 //! The rig that the tests share.
+
+pub mod privilege;

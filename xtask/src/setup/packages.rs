@@ -1,0 +1,90 @@
+//! Packages of the distribution, through apt-get: asked for once, and only if
+//! the program that they bring is not there.
+
+use super::Purpose;
+use crate::shell;
+use anyhow::{Context as _, Result, bail};
+use std::sync::OnceLock;
+
+/// A program, the package that has it, and what it is used for.
+struct Tool {
+    program: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+const DEMO: [Tool; 3] = [
+    Tool { program: "ip", package: "iproute2", why: "makes the network namespaces" },
+    Tool { program: "nsenter", package: "util-linux", why: "starts programs in a namespace" },
+    Tool { program: "sysctl", package: "procps", why: "turns forwarding on in a namespace" },
+];
+
+const TESTS: [Tool; 6] = [
+    Tool { program: "tc", package: "iproute2", why: "shows what is attached" },
+    Tool { program: "ethtool", package: "ethtool", why: "turns checksum offload of a veth off" },
+    Tool { program: "bpftool", package: "bpftool", why: "shows that nothing stays loaded" },
+    Tool { program: "tcpdump", package: "tcpdump", why: "shows what is on the wire" },
+    Tool { program: "curl", package: "curl", why: "is the client that people use" },
+    Tool { program: "c++", package: "g++", why: "compiles the fuzzer's runtime" },
+];
+
+/// Installs the tools that are missing.
+pub(super) fn tools(purpose: Purpose) -> Result<()> {
+    let mut wanted: Vec<&Tool> = DEMO.iter().collect();
+    if purpose == Purpose::Tests {
+        wanted.extend(&TESTS);
+    }
+    wanted.retain(|tool| shell::which(tool.program).is_none());
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    for tool in &wanted {
+        println!("setup: {} is missing; it {}", tool.program, tool.why);
+    }
+    let mut packages: Vec<&str> = wanted.iter().map(|tool| tool.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    install(&packages)
+}
+
+/// Whether every one of these packages can be installed from here.
+pub(super) fn available(packages: &[String]) -> bool {
+    if shell::which("apt-get").is_none() || update().is_err() {
+        return false;
+    }
+    let mut simulate = shell::command("apt-get");
+    simulate.args(["--simulate", "--no-remove", "install"]).args(packages);
+    shell::output(&mut simulate).is_some()
+}
+
+/// Installs packages, without removing any and without asking.
+pub(super) fn install<S: AsRef<str>>(packages: &[S]) -> Result<()> {
+    let list = packages.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ");
+    if shell::which("apt-get").is_none() {
+        bail!("there is no apt-get here: install these with your package manager: {list}");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("installing packages needs root: run `sudo apt-get install {list}`, or this as root");
+    }
+    update()?;
+    println!("setup: apt-get install {list}");
+    let mut apt = shell::command("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["install", "--yes", "--quiet=2", "--no-install-recommends", "--no-remove"])
+        .args(packages.iter().map(AsRef::as_ref));
+    shell::quiet(&mut apt).with_context(|| format!("install the packages {list}"))
+}
+
+/// Refreshes the package lists, once in a run.
+fn update() -> Result<()> {
+    static DONE: OnceLock<bool> = OnceLock::new();
+    let fresh = *DONE.get_or_init(|| {
+        println!("setup: apt-get update");
+        let mut apt = shell::command("apt-get");
+        shell::quiet(apt.args(["update", "--quiet=2"])).is_ok()
+    });
+    if !fresh {
+        bail!("`apt-get update` failed, so packages can't be installed");
+    }
+    Ok(())
+}
