@@ -1,3 +1,5 @@
 //! The rig that the tests share.
 
+pub mod packet;
 pub mod privilege;
+pub mod prog;

@@ -1,0 +1,313 @@
+//! Runs the BPF programs on single packets by `BPF_PROG_TEST_RUN`, with maps
+//! filled as the agent fills them, and reads back what they did.
+//!
+//! Programs, maps and interfaces are loaded once a test binary; a test takes
+//! them for itself with [`Rig::take`] and finds them empty.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::missing_panics_doc,
+    clippy::wildcard_enum_match_arm,
+    reason = "test support: what goes wrong here must end the test"
+)]
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use aya::maps::{Map, PerCpuArray};
+use aya::programs::{Program, TestRun as _, TestRunOptions};
+use aya::{Ebpf, EbpfLoader};
+use lb_common::{Hook, Verdict, names, verdict};
+use lb_userspace::object::OBJECT;
+use nix::sched::{CloneFlags, setns};
+
+use crate::privilege::root_or_skip;
+
+pub mod context;
+mod family;
+mod flows;
+pub mod net;
+mod rows;
+
+pub use family::Family;
+pub use rows::{Installed, ServiceSpec};
+
+/// The source ports that translation may use in [`Rig::take`]'s rig.
+pub const SNAT_PORTS: std::ops::RangeInclusive<u16> = 40_000..=40_999;
+
+/// Actions of programs, as numbers of the kernel's interface.
+pub mod action {
+    /// `TC_ACT_UNSPEC` and `TC_ACT_OK`: the packet goes on.
+    pub const TC_PASS: [u32; 2] = [u32::MAX, 0];
+    /// `TC_ACT_SHOT`.
+    pub const TC_DROP: u32 = 2;
+    /// `TC_ACT_REDIRECT`.
+    pub const TC_REDIRECT: u32 = 7;
+    /// `XDP_DROP`.
+    pub const XDP_DROP: u32 = 1;
+    /// `XDP_PASS`.
+    pub const XDP_PASS: u32 = 2;
+    /// `XDP_TX`.
+    pub const XDP_TX: u32 = 3;
+    /// `XDP_REDIRECT`.
+    pub const XDP_REDIRECT: u32 = 4;
+}
+
+/// A program of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Prog {
+    /// TC ingress, Ethernet.
+    Ingress,
+    /// TC egress, Ethernet.
+    Egress,
+    /// TC ingress, no MAC header.
+    IngressL3,
+    /// TC egress, no MAC header.
+    EgressL3,
+    /// XDP.
+    Xdp,
+}
+
+impl Prog {
+    /// Every program.
+    pub const ALL: [Self; 5] =
+        [Self::Ingress, Self::Egress, Self::IngressL3, Self::EgressL3, Self::Xdp];
+
+    /// Its name in the object.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ingress => names::PROG_INGRESS,
+            Self::Egress => names::PROG_EGRESS,
+            Self::IngressL3 => names::PROG_INGRESS_L3,
+            Self::EgressL3 => names::PROG_EGRESS_L3,
+            Self::Xdp => names::PROG_XDP,
+        }
+    }
+
+    /// Whose verdicts it counts.
+    pub const fn hook(self) -> Hook {
+        match self {
+            Self::Ingress | Self::IngressL3 => Hook::Ingress,
+            Self::Egress | Self::EgressL3 => Hook::Egress,
+            Self::Xdp => Hook::Xdp,
+        }
+    }
+
+    /// Whether its packets begin with a MAC header.
+    pub const fn is_ethernet(self) -> bool {
+        !matches!(self, Self::IngressL3 | Self::EgressL3)
+    }
+}
+
+/// What a program did with a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The action: see [`action`].
+    pub action: u32,
+    /// The one verdict that was counted.
+    pub verdict: Verdict,
+    /// The packet afterwards.
+    pub frame: Vec<u8>,
+}
+
+impl Outcome {
+    /// Whether the packet goes on to the stack (or out, at egress).
+    pub fn passes(&self, prog: Prog) -> bool {
+        match prog {
+            Prog::Xdp => self.action == action::XDP_PASS,
+            Prog::Ingress | Prog::Egress | Prog::IngressL3 | Prog::EgressL3 => {
+                action::TC_PASS.contains(&self.action)
+            }
+        }
+    }
+
+    /// Whether the packet ends here.
+    pub fn is_drop(&self, prog: Prog) -> bool {
+        self.action == if prog == Prog::Xdp { action::XDP_DROP } else { action::TC_DROP }
+    }
+}
+
+/// The loaded programs, their maps, and a network namespace with interfaces.
+pub struct Rig {
+    ebpf: Ebpf,
+    netns: OwnedFd,
+    /// Verdict counters when last read, by [`verdict::counter_index`].
+    seen: Vec<u64>,
+    next_service: u32,
+    next_backend: u32,
+    next_slot: u32,
+    /// What the filter holds: only words that are not 0.
+    filter: BTreeMap<u32, u64>,
+}
+
+static SHARED: LazyLock<Mutex<Rig>> = LazyLock::new(|| Mutex::new(Rig::load(SNAT_PORTS)));
+
+impl Rig {
+    /// The rig of this test binary, emptied, for one test at a time; none if
+    /// the test can't run here. The calling thread enters the rig's network
+    /// namespace and stays on one CPU, since round-robin counts per CPU.
+    pub fn take() -> Option<MutexGuard<'static, Self>> {
+        if !root_or_skip() {
+            return None;
+        }
+        let mut rig = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        rig.enter();
+        rig.reset();
+        Some(rig)
+    }
+
+    /// A rig of one's own, for a test that needs other source ports.
+    pub fn with_snat_ports(ports: std::ops::RangeInclusive<u16>) -> Option<Self> {
+        root_or_skip().then(|| {
+            let mut rig = Self::load(ports);
+            rig.enter();
+            rig.reset();
+            rig
+        })
+    }
+
+    fn load(ports: std::ops::RangeInclusive<u16>) -> Self {
+        let netns = net::namespace();
+        let (min, max) = (u32::from(*ports.start()), u32::from(*ports.end()));
+        let mut loader = EbpfLoader::new();
+        loader.override_global(names::GLOBAL_SNAT_PORT_MIN, &min, false);
+        loader.override_global(names::GLOBAL_SNAT_PORT_MAX, &max, false);
+        for (map, size) in rows::SIZES {
+            loader.map_max_entries(map, size);
+        }
+        let mut ebpf = loader.load(OBJECT).expect("the object's maps load");
+        for prog in Prog::ALL {
+            let program = ebpf.program_mut(prog.name());
+            match program.unwrap_or_else(|| panic!("the object has {}", prog.name())) {
+                Program::SchedClassifier(tc) => tc.load(),
+                Program::Xdp(xdp) => xdp.load(),
+                other => panic!("{} is of type {:?}", prog.name(), other.prog_type()),
+            }
+            .unwrap_or_else(|error| panic!("load {}: {error:#?}", prog.name()));
+        }
+        let mut rig = Self {
+            ebpf,
+            netns,
+            seen: Vec::new(),
+            next_service: 0,
+            next_backend: 0,
+            next_slot: 0,
+            filter: BTreeMap::new(),
+        };
+        rig.seen = rig.counters();
+        rig
+    }
+
+    fn enter(&self) {
+        setns(self.netns.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
+        let mut cpus = nix::sched::CpuSet::new();
+        cpus.set(0).expect("CPU 0 exists");
+        // A container may be confined to other CPUs; a round-robin test would
+        // then say so by failing now and then.
+        let _confined = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus);
+    }
+
+    /// Runs a program on a packet that enters or leaves by an interface.
+    /// That the program counts exactly one verdict, of its own hook, is checked
+    /// each time.
+    pub fn run(&mut self, prog: Prog, ifindex: u32, frame: &[u8]) -> Outcome {
+        self.run_gso(prog, ifindex, frame, context::Gso::default())
+    }
+
+    /// Like [`Rig::run`], for a packet that the device will cut into segments.
+    pub fn run_gso(
+        &mut self,
+        prog: Prog,
+        ifindex: u32,
+        frame: &[u8],
+        gso: context::Gso,
+    ) -> Outcome {
+        let (action, frame) = self.try_run(prog, ifindex, frame, gso).unwrap_or_else(|error| {
+            panic!("run {} on {} bytes: {error}", prog.name(), frame.len())
+        });
+        let before = std::mem::take(&mut self.seen);
+        self.seen = self.counters();
+        let changed: Vec<(usize, u64)> = (0..before.len())
+            .map(|index| (index, self.seen[index] - before[index]))
+            .filter(|(_, difference)| *difference != 0)
+            .collect();
+        let [(index, 1)] = changed[..] else {
+            panic!("{} counted {changed:?} verdicts (index, number) for one run", prog.name());
+        };
+        let verdict = Verdict::ALL
+            .into_iter()
+            .find(|v| verdict::counter_index(prog.hook(), *v) as usize == index)
+            .unwrap_or_else(|| panic!("{} counted another hook's {index}", prog.name()));
+        Outcome { action, verdict, frame }
+    }
+
+    /// Runs a program and leaves the counters alone: for long series, which
+    /// check them by [`Rig::take_verdicts`].
+    pub fn run_uncounted(&self, prog: Prog, ifindex: u32, frame: &[u8]) -> (u32, Vec<u8>) {
+        self.try_run(prog, ifindex, frame, context::Gso::default())
+            .unwrap_or_else(|error| panic!("run {} on {} bytes: {error}", prog.name(), frame.len()))
+    }
+
+    fn try_run(
+        &self,
+        prog: Prog,
+        ifindex: u32,
+        frame: &[u8],
+        gso: context::Gso,
+    ) -> Result<(u32, Vec<u8>), aya::programs::ProgramError> {
+        let mut out = vec![0; frame.len() + 256];
+        let context = if prog == Prog::Xdp {
+            context::xdp_md(ifindex, frame.len())
+        } else {
+            context::sk_buff(ifindex, gso)
+        };
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let result = match self.ebpf.program(prog.name()) {
+            Some(Program::SchedClassifier(tc)) => tc.test_run(options)?,
+            Some(Program::Xdp(xdp)) => xdp.test_run(options)?,
+            other => panic!("{}: {:?}", prog.name(), other.map(Program::prog_type)),
+        };
+        out.truncate(result.data_size_out as usize);
+        Ok((result.return_value, out))
+    }
+
+    /// The verdicts of a hook since this or [`Rig::run`] was last called.
+    pub fn take_verdicts(&mut self, hook: Hook) -> BTreeMap<&'static str, u64> {
+        let now = self.counters();
+        let mut verdicts = BTreeMap::new();
+        for v in Verdict::ALL {
+            let index = verdict::counter_index(hook, v) as usize;
+            let difference = now[index] - self.seen[index];
+            if difference != 0 {
+                verdicts.insert(v.name(), difference);
+            }
+            self.seen[index] = now[index];
+        }
+        verdicts
+    }
+
+    fn counters(&self) -> Vec<u64> {
+        let map = self.per_cpu::<u64>(names::MAP_VERDICTS);
+        (0..verdict::VERDICT_COUNTERS)
+            .map(|index| map.get(&index, 0).expect("an array element").iter().sum())
+            .collect()
+    }
+
+    fn per_cpu<V: aya::Pod>(&self, name: &str) -> PerCpuArray<&aya::maps::MapData, V> {
+        PerCpuArray::try_from(self.map(name)).expect("a per-CPU array")
+    }
+
+    fn map(&self, name: &str) -> &Map {
+        self.ebpf.map(name).unwrap_or_else(|| panic!("the object has map {name}"))
+    }
+
+    fn map_mut(&mut self, name: &str) -> &mut Map {
+        self.ebpf.map_mut(name).unwrap_or_else(|| panic!("the object has map {name}"))
+    }
+}

@@ -1,0 +1,43 @@
+//! Reads and sets rows of the flow maps.
+
+use aya::maps::HashMap;
+use lb_common::{Flow, FlowKey, V4, V6, names};
+
+use super::{Family, Rig};
+
+impl Rig {
+    /// Every row of a family's flow map.
+    pub fn flows<A: Family>(&self) -> Vec<(FlowKey<A>, Flow<A>)> {
+        let map: HashMap<_, A::FlowKey, A::Flow> =
+            HashMap::try_from(self.map(A::FLOWS)).expect("a hash map");
+        map.iter()
+            .map(|row| row.expect("a row"))
+            .map(|(key, flow)| (key.into(), flow.into()))
+            .collect()
+    }
+
+    /// Sets a row.
+    pub fn put_flow<A: Family>(&mut self, key: FlowKey<A>, flow: Flow<A>) {
+        let mut map: HashMap<_, A::FlowKey, A::Flow> =
+            HashMap::try_from(self.map_mut(A::FLOWS)).expect("a hash map");
+        map.insert(A::FlowKey::from(key), A::Flow::from(flow), 0).expect("room for a row");
+    }
+
+    /// Makes every flow as old as the machine: time passes only in the rows.
+    pub fn age_flows(&mut self) {
+        self.age::<V4>();
+        self.age::<V6>();
+    }
+
+    fn age<A: Family>(&mut self) {
+        for (key, flow) in self.flows::<A>() {
+            self.put_flow(key, Flow { last_used: 0, ..flow });
+        }
+    }
+
+    /// Forgets every flow.
+    pub fn clear_flows(&mut self) {
+        self.clear_hash::<FlowKey<V4>, Flow<V4>>(names::MAP_FLOWS_V4);
+        self.clear_hash::<FlowKey<V6>, Flow<V6>>(names::MAP_FLOWS_V6);
+    }
+}

@@ -1,0 +1,287 @@
+//! Fills the maps as the agent does: filter flags first, then backends, slots
+//! in a fresh segment, the Service's row, and its frontends last.
+
+use std::net::{IpAddr, SocketAddr};
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
+use lb_common::value::{backend_state, frontend_kind};
+use lb_common::{
+    Address as _, Backend, BePort, Frontend, FrontendKey, Interface, Segment, Service, Traffic, V4,
+    V6, filter, names,
+};
+
+use super::{Family, Rig, net};
+
+const SERVICES: u32 = 128;
+const BACKENDS: u32 = 1_024;
+const SLOT_WORDS: u32 = 4_096;
+
+/// Small maps: a test clears them in no time.
+pub(super) const SIZES: [(&str, u32); 11] = [
+    (names::MAP_FRONTENDS_V4, 1_024),
+    (names::MAP_FRONTENDS_V6, 1_024),
+    (names::MAP_SERVICES, SERVICES),
+    (names::MAP_SLOTS, SLOT_WORDS),
+    (names::MAP_BACKENDS, BACKENDS),
+    (names::MAP_FLOWS_V4, 16_384),
+    (names::MAP_FLOWS_V6, 16_384),
+    (names::MAP_SERVICE_TRAFFIC, SERVICES),
+    (names::MAP_BACKEND_TRAFFIC, BACKENDS),
+    (names::MAP_NAMES, SERVICES),
+    (names::MAP_CURSORS, SERVICES),
+];
+
+/// A Service port, as a test writes it down.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceSpec {
+    /// IP protocol number.
+    pub proto: u8,
+    /// One of [`lb_common::value::policy`].
+    pub policy: u8,
+    /// ClusterIPs with the Service's port.
+    pub cluster: Vec<SocketAddr>,
+    /// Node addresses with the node port.
+    pub node: Vec<SocketAddr>,
+    /// Active endpoints, of both families.
+    pub backends: Vec<SocketAddr>,
+}
+
+/// The rows that a Service port has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Installed {
+    /// The Service's row.
+    pub id: u32,
+    /// The backends' rows, in the order of the specification.
+    pub backends: Vec<u32>,
+}
+
+impl Rig {
+    /// Programs a Service port.
+    pub fn install(&mut self, spec: &ServiceSpec) -> Installed {
+        let id = self.next_service;
+        self.next_service += 1;
+        let service =
+            Service { policy: spec.policy, used: 1, proto: spec.proto, ..Service::default() };
+        self.set_array(names::MAP_SERVICES, id, service);
+        let backends: Vec<u32> =
+            spec.backends.iter().map(|addr| self.add_backend(id, spec.proto, *addr)).collect();
+        self.set_endpoints(id, &backends);
+        for (kind, frontends) in
+            [(frontend_kind::CLUSTER_IP, &spec.cluster), (frontend_kind::NODE_PORT, &spec.node)]
+        {
+            for addr in frontends {
+                self.add_frontend(
+                    *addr,
+                    spec.proto,
+                    Frontend { service: id, kind, ..Frontend::default() },
+                );
+            }
+        }
+        Installed { id, backends }
+    }
+
+    /// Gives a new backend row to an endpoint.
+    pub fn add_backend(&mut self, service: u32, proto: u8, addr: SocketAddr) -> u32 {
+        let id = self.next_backend;
+        self.next_backend += 1;
+        self.give_backend(id, service, proto, addr);
+        id
+    }
+
+    /// Gives a backend row to an endpoint and raises its generation.
+    pub fn give_backend(&mut self, id: u32, service: u32, proto: u8, addr: SocketAddr) {
+        self.flag_socket(addr, proto, filter::BACKEND);
+        let old: Backend = self.backend(id);
+        let (words, family) = match addr.ip() {
+            IpAddr::V4(ip) => (V4::from(ip).to_words(), 0),
+            IpAddr::V6(ip) => (V6::from(ip).to_words(), 1),
+        };
+        let backend = Backend {
+            addr: words,
+            port: BePort::new(addr.port()),
+            state: backend_state::ACTIVE,
+            family,
+            generation: old.generation + 1,
+            service,
+            reserved: 0,
+        };
+        self.set_array(names::MAP_BACKENDS, id, backend);
+    }
+
+    /// A backend's row.
+    pub fn backend(&self, id: u32) -> Backend {
+        self.array(names::MAP_BACKENDS).get(&id, 0).expect("a backend's row")
+    }
+
+    /// Sets a backend's state: one of [`backend_state`].
+    pub fn set_backend_state(&mut self, id: u32, state: u8) {
+        let backend = Backend { state, ..self.backend(id) };
+        self.set_array(names::MAP_BACKENDS, id, backend);
+    }
+
+    /// Gives a Service these endpoints, in fresh segments.
+    pub fn set_endpoints(&mut self, service: u32, backends: &[u32]) {
+        let mut row: Service =
+            self.array(names::MAP_SERVICES).get(&service, 0).expect("a Service's row");
+        for family in 0..2 {
+            let ids: Vec<u32> = backends
+                .iter()
+                .copied()
+                .filter(|id| usize::from(self.backend(*id).family) == family)
+                .collect();
+            row.segments[Service::segment_index(family, 0)] = self.new_segment(&ids);
+        }
+        self.set_array(names::MAP_SERVICES, service, row);
+    }
+
+    /// Writes backend ids to slots that were never used since the reset. Every
+    /// segment begins at an odd slot, so that both halves of words are met.
+    fn new_segment(&mut self, ids: &[u32]) -> Segment {
+        let base = self.next_slot | 1;
+        let len = u32::try_from(ids.len()).expect("few");
+        self.next_slot = base + len;
+        assert!(self.next_slot < 2 * SLOT_WORDS, "the test has slots enough");
+        for (slot, id) in (base..).zip(ids) {
+            let word: u64 =
+                self.array(names::MAP_SLOTS).get(&(slot / 2), 0).expect("a word of slots");
+            let shift = 32 * (slot % 2);
+            let word = word & !(0xffff_ffff << shift) | u64::from(*id) << shift;
+            self.set_array(names::MAP_SLOTS, slot / 2, word);
+        }
+        Segment { base, len }
+    }
+
+    /// Adds a frontend row, and for a ClusterIP the row of its address.
+    pub fn add_frontend(&mut self, addr: SocketAddr, proto: u8, frontend: Frontend) {
+        self.flag_socket(addr, proto, filter::FRONTEND);
+        let mut rows = vec![(addr.port(), proto, frontend)];
+        if frontend.kind == frontend_kind::CLUSTER_IP {
+            self.flag_address(addr.ip(), filter::SERVICE_ADDR);
+            let address = Frontend { kind: frontend_kind::ADDRESS, ..Frontend::default() };
+            rows.push((0, 0, address));
+        }
+        for (port, proto, row) in rows {
+            let port = BePort::new(port);
+            match addr.ip() {
+                IpAddr::V4(ip) => {
+                    self.put_frontend(FrontendKey::new(V4::from(ip), port, proto), row);
+                }
+                IpAddr::V6(ip) => {
+                    self.put_frontend(FrontendKey::new(V6::from(ip), port, proto), row);
+                }
+            }
+        }
+    }
+
+    fn put_frontend<A: Family>(&mut self, key: FrontendKey<A>, row: Frontend) {
+        let mut map: HashMap<_, A::FrontendKey, Frontend> =
+            HashMap::try_from(self.map_mut(A::FRONTENDS)).expect("a hash map");
+        map.insert(A::FrontendKey::from(key), row, 0).expect("room for a frontend");
+    }
+
+    /// Counters of a Service port.
+    pub fn service_traffic(&self, id: u32) -> Traffic {
+        self.traffic(names::MAP_SERVICE_TRAFFIC, id)
+    }
+
+    /// Counters of a backend.
+    pub fn backend_traffic(&self, id: u32) -> Traffic {
+        self.traffic(names::MAP_BACKEND_TRAFFIC, id)
+    }
+
+    fn traffic(&self, map: &str, id: u32) -> Traffic {
+        let values = self.per_cpu::<Traffic>(map).get(&id, 0).expect("an array element");
+        values.iter().fold(Traffic::default(), |sum, cpu| Traffic {
+            connections: sum.connections + cpu.connections,
+            packets_in: sum.packets_in + cpu.packets_in,
+            packets_out: sum.packets_out + cpu.packets_out,
+            bytes_in: sum.bytes_in + cpu.bytes_in,
+            bytes_out: sum.bytes_out + cpu.bytes_out,
+            refused: sum.refused + cpu.refused,
+        })
+    }
+
+    /// Empties every map and sets the rows of the interfaces.
+    pub(super) fn reset(&mut self) {
+        self.clear_hash::<FrontendKey<V4>, Frontend>(names::MAP_FRONTENDS_V4);
+        self.clear_hash::<FrontendKey<V6>, Frontend>(names::MAP_FRONTENDS_V6);
+        self.clear_flows();
+        for id in 0..self.next_service {
+            self.set_array(names::MAP_SERVICES, id, Service::default());
+            self.zero_per_cpu(names::MAP_SERVICE_TRAFFIC, id, Traffic::default());
+            self.zero_per_cpu(names::MAP_CURSORS, id, 0_u32);
+        }
+        for id in 0..self.next_backend {
+            self.set_array(names::MAP_BACKENDS, id, Backend::default());
+            self.zero_per_cpu(names::MAP_BACKEND_TRAFFIC, id, Traffic::default());
+        }
+        for word in std::mem::take(&mut self.filter).into_keys() {
+            self.set_array(names::MAP_FILTER, word, 0_u64);
+        }
+        (self.next_service, self.next_backend, self.next_slot) = (0, 0, 0);
+        for port in net::PORTS {
+            self.set_interface(port.index, port.row());
+            for ip in [port.address(IpAddr::from([0; 4])), port.address(IpAddr::from([0; 16]))] {
+                self.flag_address(ip, filter::NODE_ADDR);
+            }
+        }
+        self.seen = self.counters();
+    }
+
+    /// Sets the row of an interface.
+    pub fn set_interface(&mut self, index: u32, row: Interface) {
+        let mut map: HashMap<_, u32, Interface> =
+            HashMap::try_from(self.map_mut(names::MAP_INTERFACES)).expect("a hash map");
+        map.insert(index, row, 0).expect("room for an interface");
+    }
+
+    fn flag_socket(&mut self, addr: SocketAddr, proto: u8, flags: u8) {
+        let port = BePort::new(addr.port());
+        let bucket = match addr.ip() {
+            IpAddr::V4(ip) => filter::socket_bucket(V4::from(ip), port, proto),
+            IpAddr::V6(ip) => filter::socket_bucket(V6::from(ip), port, proto),
+        };
+        self.flag(bucket, flags);
+    }
+
+    fn flag_address(&mut self, addr: IpAddr, flags: u8) {
+        let bucket = match addr {
+            IpAddr::V4(ip) => filter::address_bucket(V4::from(ip)),
+            IpAddr::V6(ip) => filter::address_bucket(V6::from(ip)),
+        };
+        self.flag(bucket, flags);
+    }
+
+    fn flag(&mut self, bucket: u32, flags: u8) {
+        let word = self.filter.entry(bucket / 8).or_default();
+        *word = filter::with_flags(*word, bucket, flags);
+        let word = *word;
+        self.set_array(names::MAP_FILTER, bucket / 8, word);
+    }
+
+    fn array<V: Pod>(&self, name: &str) -> Array<&MapData, V> {
+        Array::try_from(self.map(name)).expect("an array")
+    }
+
+    fn set_array<V: Pod>(&mut self, name: &str, index: u32, value: V) {
+        let mut map: Array<_, V> = Array::try_from(self.map_mut(name)).expect("an array");
+        map.set(index, value, 0).expect("an array element");
+    }
+
+    fn zero_per_cpu<V: Pod>(&mut self, name: &str, index: u32, zero: V) {
+        let cpus = aya::util::nr_cpus().expect("the number of CPUs");
+        let values = PerCpuValues::try_from(vec![zero; cpus]).expect("one a CPU");
+        let mut map: PerCpuArray<_, V> =
+            PerCpuArray::try_from(self.map_mut(name)).expect("a per-CPU array");
+        map.set(index, values, 0).expect("an array element");
+    }
+
+    pub(super) fn clear_hash<K: Pod, V: Pod>(&mut self, name: &str) {
+        let mut map: HashMap<_, K, V> = HashMap::try_from(self.map_mut(name)).expect("a hash map");
+        let keys: Vec<K> = map.keys().collect::<Result<_, _>>().expect("the keys");
+        for key in keys {
+            map.remove(&key).expect("the key is there");
+        }
+    }
+}
