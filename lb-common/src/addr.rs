@@ -11,9 +11,20 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct V4(pub u32);
 
 /// An IPv6 address; the sixteen bytes in memory are those of the wire.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct V6(pub [u32; 4]);
+
+impl PartialEq for V6 {
+    /// Word by word: the derived comparison is a call to a `memcmp` that goes
+    /// byte by byte on the BPF target.
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        let [a, b, c, d] = self.0;
+        let [e, f, g, h] = other.0;
+        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+    }
+}
 
 /// What the packet path needs to know of an address family.
 pub trait Address: Copy + Eq + Default + fmt::Debug {
@@ -71,10 +82,7 @@ impl Address for V6 {
     fn mix(self) -> u32 {
         // Odd multipliers keep addresses apart that differ in swapped words.
         let [a, b, c, d] = self.0;
-        a.wrapping_mul(0x85eb_ca6b)
-            ^ b.wrapping_mul(0xc2b2_ae35)
-            ^ c.wrapping_mul(0x27d4_eb2f)
-            ^ d
+        a.wrapping_mul(0x85eb_ca6b) ^ b.wrapping_mul(0xc2b2_ae35) ^ c.wrapping_mul(0x27d4_eb2f) ^ d
     }
 
     #[inline(always)]

@@ -1,0 +1,116 @@
+//! Packets that leave: replies to clients, and packets to backends whose
+//! replies would otherwise miss this node.
+
+use lb_common::filter::BACKEND;
+use lb_common::flow::flag;
+use lb_common::value::role;
+use lb_common::{Direction, Flow, Interface, Tuple, Verdict, tcp};
+
+use crate::family::Family;
+use crate::flows;
+use crate::maps::LB_INTERFACES;
+use crate::packet::Packet;
+use crate::stats::Size;
+use crate::{filter, stats};
+
+/// What the hook knows beside the packet.
+#[derive(Clone, Copy)]
+pub struct Departure {
+    /// Interface that the packet leaves by.
+    pub ifindex: u32,
+    /// Monotonic clock, nanoseconds.
+    pub now: u64,
+    /// For the counters.
+    pub size: Size,
+}
+
+/// Decides on a packet that leaves; `to` is what it must become.
+#[inline(always)]
+pub fn decide<A: Family>(
+    packet: &Packet<A>,
+    departure: &Departure,
+    to: &mut Tuple<A>,
+    in_use: impl Fn(&Tuple<A>) -> bool,
+) -> Verdict {
+    let tuple = packet.tuple;
+    if filter::socket(tuple.src, tuple.sport, packet.proto) & BACKEND != 0
+        && let Some(row) = flows::find(tuple, packet.proto, Direction::Egress)
+    {
+        return reply(packet, departure, row, to);
+    }
+    if filter::socket(tuple.dst, tuple.dport, packet.proto) & BACKEND != 0
+        && let Some(row) = flows::find(tuple.reversed(), packet.proto, Direction::Egress)
+    {
+        return towards_backend(departure, row, to, in_use);
+    }
+    Verdict::Passed
+}
+
+/// A reply on its way to the client.
+#[inline(always)]
+fn reply<A: Family>(
+    packet: &Packet<A>,
+    departure: &Departure,
+    row: &mut Flow<A>,
+    to: &mut Tuple<A>,
+) -> Verdict {
+    flows::note(row, &row.forward_key(), tcp::From::Backend, packet.flags, departure.now);
+    *to = row.dialled().reversed();
+    if row.flags & flag::DIRECT != 0 {
+        return Verdict::Passed;
+    }
+    stats::packet_out(row.service, row.backend, departure.size);
+    Verdict::Returned
+}
+
+/// A packet on its way to the backend.
+#[inline(always)]
+fn towards_backend<A: Family>(
+    departure: &Departure,
+    row: &mut Flow<A>,
+    to: &mut Tuple<A>,
+    in_use: impl Fn(&Tuple<A>) -> bool,
+) -> Verdict {
+    if row.has_snat() {
+        *to = row.masqueraded();
+        return Verdict::SourceTranslated;
+    }
+    if row.flags & (flag::NO_SNAT | flag::DIRECT) != 0 {
+        return Verdict::Passed;
+    }
+    let Some(snat) = snat_address(departure.ifindex, row) else {
+        row.flags |= flag::NO_SNAT;
+        return Verdict::Passed;
+    };
+    let Some(flow) = A::scratch().get_ptr_mut(0) else { return Verdict::DroppedNoFlow };
+    // SAFETY: this CPU's only user of the scratch row is this run.
+    let flow = unsafe { &mut *flow };
+    *flow = *row;
+    if flows::reserve_snat(flow, snat, in_use).is_err() {
+        return Verdict::DroppedNoPort;
+    }
+    row.snat = flow.snat;
+    row.snat_port = flow.snat_port;
+    // XDP meets the forward row, and can finish the flow once it has the port.
+    if let Some(forward) = A::flows().get_ptr_mut(&flow.forward_key()) {
+        // SAFETY: the kernel keeps the element's memory valid for this run.
+        let forward = unsafe { &mut *forward };
+        forward.snat = flow.snat;
+        forward.snat_port = flow.snat_port;
+    }
+    *to = flow.masqueraded();
+    Verdict::SourceTranslated
+}
+
+/// The address that must take the client's place, if one must: for a client
+/// that is its own backend, and for a client from outside whose backend is not
+/// a pod of this node.
+#[inline(always)]
+fn snat_address<A: Family>(ifindex: u32, row: &Flow<A>) -> Option<A> {
+    // SAFETY: the row is copied at once; the agent replaces rows whole.
+    let interface: Interface = *unsafe { LB_INTERFACES.get(&ifindex) }?;
+    let hairpin = row.client == row.backend_addr;
+    let beyond = row.flags & flag::EXTERNAL != 0 && interface.role != role::POD;
+    let address = A::snat_of(&interface);
+    ((hairpin || beyond) && address != A::NONE).then_some(address)
+}

@@ -1,0 +1,125 @@
+//! Binds an address family to its maps and to the kernel's numbers for it.
+
+use aya_ebpf::bindings::{bpf_fib_lookup, bpf_sock_tuple};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
+use lb_common::{Address, BePort, Flow, FlowKey, Frontend, FrontendKey, Interface, Tuple, V4, V6};
+
+use crate::maps::{
+    LB_FLOWS_V4, LB_FLOWS_V6, LB_FRONTENDS_V4, LB_FRONTENDS_V6, LB_SCRATCH_V4, LB_SCRATCH_V6,
+};
+
+/// An address family, with the maps that hold its rows.
+pub trait Family: Address + 'static {
+    /// The kernel's `AF_` number.
+    const AF: u8;
+    /// Length of a `bpf_sock_tuple` of this family.
+    const SOCK_TUPLE_LEN: u32;
+
+    /// What clients dial.
+    fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend>;
+    /// Flows.
+    fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>>;
+    /// Room for a flow row.
+    fn scratch() -> &'static PerCpuArray<Flow<Self>>;
+    /// The address that an interface offers for source translation.
+    fn snat_of(interface: &Interface) -> Self;
+    /// A tuple as the socket lookup helpers take it.
+    fn sock_tuple(tuple: &Tuple<Self>) -> bpf_sock_tuple;
+    /// Puts source and destination into a route lookup.
+    fn set_fib(params: &mut bpf_fib_lookup, src: Self, dst: Self);
+}
+
+/// A `bpf_sock_tuple` is a union without a constructor: all bytes zero first.
+#[inline(always)]
+fn zeroed<T>() -> T {
+    // SAFETY: only called for the kernel's plain C structures of integers.
+    unsafe { core::mem::zeroed() }
+}
+
+impl Family for V4 {
+    const AF: u8 = 2;
+    const SOCK_TUPLE_LEN: u32 = 12;
+
+    #[inline(always)]
+    fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend> {
+        &LB_FRONTENDS_V4
+    }
+
+    #[inline(always)]
+    fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>> {
+        &LB_FLOWS_V4
+    }
+
+    #[inline(always)]
+    fn scratch() -> &'static PerCpuArray<Flow<Self>> {
+        &LB_SCRATCH_V4
+    }
+
+    #[inline(always)]
+    fn snat_of(interface: &Interface) -> Self {
+        Self(interface.snat_v4)
+    }
+
+    #[inline(always)]
+    fn sock_tuple(tuple: &Tuple<Self>) -> bpf_sock_tuple {
+        let mut sock: bpf_sock_tuple = zeroed();
+        sock.__bindgen_anon_1.ipv4.saddr = tuple.src.0;
+        sock.__bindgen_anon_1.ipv4.daddr = tuple.dst.0;
+        sock.__bindgen_anon_1.ipv4.sport = tuple.sport.0;
+        sock.__bindgen_anon_1.ipv4.dport = tuple.dport.0;
+        sock
+    }
+
+    #[inline(always)]
+    fn set_fib(params: &mut bpf_fib_lookup, src: Self, dst: Self) {
+        params.__bindgen_anon_3.ipv4_src = src.0;
+        params.__bindgen_anon_4.ipv4_dst = dst.0;
+    }
+}
+
+impl Family for V6 {
+    const AF: u8 = 10;
+    const SOCK_TUPLE_LEN: u32 = 36;
+
+    #[inline(always)]
+    fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend> {
+        &LB_FRONTENDS_V6
+    }
+
+    #[inline(always)]
+    fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>> {
+        &LB_FLOWS_V6
+    }
+
+    #[inline(always)]
+    fn scratch() -> &'static PerCpuArray<Flow<Self>> {
+        &LB_SCRATCH_V6
+    }
+
+    #[inline(always)]
+    fn snat_of(interface: &Interface) -> Self {
+        Self(interface.snat_v6)
+    }
+
+    #[inline(always)]
+    fn sock_tuple(tuple: &Tuple<Self>) -> bpf_sock_tuple {
+        let mut sock: bpf_sock_tuple = zeroed();
+        sock.__bindgen_anon_1.ipv6.saddr = tuple.src.0;
+        sock.__bindgen_anon_1.ipv6.daddr = tuple.dst.0;
+        sock.__bindgen_anon_1.ipv6.sport = tuple.sport.0;
+        sock.__bindgen_anon_1.ipv6.dport = tuple.dport.0;
+        sock
+    }
+
+    #[inline(always)]
+    fn set_fib(params: &mut bpf_fib_lookup, src: Self, dst: Self) {
+        params.__bindgen_anon_3.ipv6_src = src.0;
+        params.__bindgen_anon_4.ipv6_dst = dst.0;
+    }
+}
+
+/// A port of [`Tuple`], as a number, widened for arithmetic.
+#[inline(always)]
+pub fn port_number(port: BePort) -> u32 {
+    u32::from(port.get())
+}

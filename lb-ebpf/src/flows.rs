@@ -1,0 +1,170 @@
+//! The flow table: finding, making, aging and ending flows. Keys and the
+//! meaning of a row are in [`lb_common::flow`].
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::helpers::bpf_get_prandom_u32;
+use lb_common::flow::{TOUCH_INTERVAL, flag};
+use lb_common::limits::PORT_TRIES;
+use lb_common::{BePort, Direction, Flow, FlowKey, Tuple, tcp};
+
+use crate::family::Family;
+use crate::globals;
+
+/// Why a flow could not be made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Every port that was tried is taken.
+    NoPort,
+    /// The table took no row.
+    NoRow,
+}
+
+/// The row for a packet with this tuple.
+///
+/// The reference is to map memory: another CPU may change the row meanwhile,
+/// and LRU eviction may give it to another flow. Integers only, so the worst
+/// is one packet of a flow that was evicted under way.
+#[inline(always)]
+pub fn find<A: Family>(
+    tuple: Tuple<A>,
+    proto: u8,
+    direction: Direction,
+) -> Option<&'static mut Flow<A>> {
+    let row = A::flows().get_ptr_mut(&tuple.key(proto, direction))?;
+    // SAFETY: the kernel keeps the element's memory valid for this program run.
+    Some(unsafe { &mut *row })
+}
+
+#[inline(always)]
+fn insert<A: Family>(key: &FlowKey<A>, flow: &Flow<A>, how: u32) -> bool {
+    A::flows().insert(key, flow, u64::from(how)).is_ok()
+}
+
+/// Makes a row under a key of the flow, replacing what is there.
+#[inline(always)]
+pub fn put<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    insert(key, flow, BPF_ANY)
+}
+
+/// Makes a row under a key of the flow unless one is there.
+#[inline(always)]
+pub fn add<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+    insert(key, flow, BPF_NOEXIST)
+}
+
+/// Takes a row away; that it is gone already is no error.
+#[inline(always)]
+pub fn remove<A: Family>(key: &FlowKey<A>) {
+    let _ = A::flows().remove(key);
+}
+
+/// Notes a segment or datagram of the flow in `row`, and, where it matters, in
+/// the row that the other direction meets. `other` is that row's key.
+#[inline(always)]
+pub fn note<A: Family>(
+    row: &mut Flow<A>,
+    other: &FlowKey<A>,
+    from: tcp::From,
+    flags: u8,
+    now: u64,
+) {
+    let next = if row.proto == crate::packet::TCP { tcp::step(row.tcp, from, flags) } else { 0 };
+    let stale = now.wrapping_sub(row.last_used) > TOUCH_INTERVAL;
+    if next == row.tcp && !stale {
+        return;
+    }
+    row.tcp = next;
+    row.last_used = now;
+    // The other row ages and closes with this one, and being looked up keeps
+    // it from being evicted while only one direction has traffic.
+    if let Some(twin) = A::flows().get_ptr_mut(other) {
+        // SAFETY: the kernel keeps the element's memory valid for this run.
+        let twin = unsafe { &mut *twin };
+        twin.tcp |= next;
+        twin.last_used = now;
+    }
+}
+
+/// Whether two rows are of the same flow.
+#[inline(always)]
+fn same<A: Family>(a: &Flow<A>, b: &Flow<A>) -> bool {
+    a.client_port == b.client_port
+        && a.frontend_port == b.frontend_port
+        && a.frontend == b.frontend
+        && a.client == b.client
+}
+
+/// A random port of the range that source translation may use.
+#[inline(always)]
+fn random_port() -> BePort {
+    let (min, max) = globals::snat_ports();
+    // SAFETY: the helper has no preconditions.
+    let random = unsafe { bpf_get_prandom_u32() };
+    // A multiplication spreads it over the range without a division.
+    let range = u64::from(max.wrapping_sub(min)) + 1;
+    BePort::new((u64::from(min) + ((u64::from(random) * range) >> 32)) as u16)
+}
+
+/// Reserves the tuple that replies will carry at the client's edge, and sets
+/// the flow's `source_port`: the client's own port, or another one where a
+/// live flow between the same two addresses has that.
+#[inline(always)]
+pub fn reserve_reverse<A: Family>(flow: &mut Flow<A>, now: u64) -> Result<(), Failure> {
+    flow.source_port = flow.client_port;
+    let key = flow.reverse_key();
+    if add(&key, flow) {
+        return Ok(());
+    }
+    let Some(holder) = A::flows().get_ptr_mut(&key) else {
+        // Evicted just now, or the table is in trouble: the second try tells.
+        return if put(&key, flow) { Ok(()) } else { Err(Failure::NoRow) };
+    };
+    // SAFETY: the kernel keeps the element's memory valid for this run.
+    let holder = unsafe { &mut *holder };
+    if same(holder, flow) {
+        return if put(&key, flow) { Ok(()) } else { Err(Failure::NoRow) };
+    }
+    if holder.is_over(now) {
+        // Its packets must not find the backend any more: replies now belong
+        // to the new flow.
+        let forward = holder.forward_key();
+        remove(&forward);
+        return if put(&key, flow) { Ok(()) } else { Err(Failure::NoRow) };
+    }
+    let mut n = 0;
+    while n < PORT_TRIES {
+        flow.source_port = random_port();
+        if add(&flow.reverse_key(), flow) {
+            return Ok(());
+        }
+        n += 1;
+    }
+    Err(Failure::NoPort)
+}
+
+/// Reserves a port of `snat` towards the flow's backend, and sets the flow's
+/// `snat` and `snat_port`. `in_use` says whether a socket of this node has the
+/// tuple (as a reply would carry it).
+#[inline(always)]
+pub fn reserve_snat<A: Family>(
+    flow: &mut Flow<A>,
+    snat: A,
+    in_use: impl Fn(&Tuple<A>) -> bool,
+) -> Result<(), Failure> {
+    flow.snat = snat;
+    flow.flags |= flag::RESTORE;
+    let mut n = 0;
+    while n < PORT_TRIES {
+        flow.snat_port = random_port();
+        let key = flow.restore_key();
+        if add(&key, flow) {
+            if !in_use(&flow.masqueraded().reversed()) {
+                flow.flags &= !flag::RESTORE;
+                return Ok(());
+            }
+            remove(&key);
+        }
+        n += 1;
+    }
+    Err(Failure::NoPort)
+}

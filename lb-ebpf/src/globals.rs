@@ -1,0 +1,16 @@
+//! Constants that the agent sets when it loads the programs.
+
+use aya_ebpf::Global;
+
+/// First port of the range for source translation, in host byte order.
+#[unsafe(no_mangle)]
+static SNAT_PORT_MIN: Global<u32> = Global::new(61_000);
+/// Last port of that range.
+#[unsafe(no_mangle)]
+static SNAT_PORT_MAX: Global<u32> = Global::new(65_535);
+
+/// First and last port of the range for source translation.
+#[inline(always)]
+pub fn snat_ports() -> (u32, u32) {
+    (SNAT_PORT_MIN.load(), SNAT_PORT_MAX.load())
+}

@@ -1,0 +1,212 @@
+//! Packets that enter: from clients to Services, and replies to addresses that
+//! source translation put in.
+
+use lb_common::filter::{BACKEND, FRONTEND, NODE_ADDR, SERVICE_ADDR};
+use lb_common::flow::flag;
+use lb_common::value::role;
+use lb_common::{Direction, Flow, Frontend, FrontendKey, Tuple, Verdict, tcp};
+
+use crate::family::{Family, port_number};
+use crate::flows::{self, Failure};
+use crate::maps::LB_INTERFACES;
+use crate::packet::{Packet, TCP, UDP};
+use crate::stats::Size;
+use crate::{filter, globals, select, stats};
+
+/// What the hook knows beside the packet.
+#[derive(Clone, Copy)]
+pub struct Arrival {
+    /// Interface that the packet came in on.
+    pub ifindex: u32,
+    /// Monotonic clock, nanoseconds.
+    pub now: u64,
+    /// For the counters.
+    pub size: Size,
+}
+
+/// Decides on a packet that enters; on [`Verdict::Forwarded`] and
+/// [`Verdict::SourceRestored`], and on [`Verdict::Passed`] where the tuple
+/// changed, `to` is what the packet must become.
+#[inline(always)]
+pub fn decide<A: Family>(packet: &Packet<A>, arrival: &Arrival, to: &mut Tuple<A>) -> Verdict {
+    let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
+    let address = filter::address(packet.tuple.dst);
+    if !concerns(packet, socket, address) {
+        return Verdict::Passed;
+    }
+    if let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Ingress)
+        && let Some(verdict) = known(packet, arrival, row, to)
+    {
+        return verdict;
+    }
+    if socket & FRONTEND != 0 {
+        let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);
+        // SAFETY: the row is copied at once; the agent replaces rows whole.
+        if let Some(frontend) = unsafe { A::frontends().get(&key) }.copied() {
+            return new_flow(packet, arrival, &frontend, to);
+        }
+    }
+    if address & SERVICE_ADDR != 0 {
+        let key = FrontendKey::address(packet.tuple.dst);
+        if A::frontends().get_ptr(&key).is_some() {
+            return Verdict::RefusedUnknownPort;
+        }
+    }
+    if socket & BACKEND != 0 {
+        return direct(packet, arrival, to);
+    }
+    Verdict::Passed
+}
+
+/// The cheap test: can any map have something on this packet?
+#[inline(always)]
+pub fn concerns<A: Family>(packet: &Packet<A>, socket: u8, address: u8) -> bool {
+    if socket & (FRONTEND | BACKEND) != 0 || address & SERVICE_ADDR != 0 {
+        return true;
+    }
+    let (min, max) = globals::snat_ports();
+    let port = port_number(packet.tuple.dport);
+    address & NODE_ADDR != 0 && port >= min && port <= max
+}
+
+/// A packet of a flow that has a row; `None` if the row no longer holds and
+/// the packet begins anew.
+#[inline(always)]
+fn known<A: Family>(
+    packet: &Packet<A>,
+    arrival: &Arrival,
+    row: &mut Flow<A>,
+    to: &mut Tuple<A>,
+) -> Option<Verdict> {
+    if row.flags & flag::RESTORE != 0 {
+        // The client's edge counts the packet and follows the connection; here
+        // only the row's age matters.
+        row.last_used = arrival.now;
+        *to = row.routed().reversed();
+        return Some(Verdict::SourceRestored);
+    }
+    if !holds(packet, row) {
+        return None;
+    }
+    flows::note(row, &row.reverse_key(), tcp::From::Client, packet.flags, arrival.now);
+    *to = row.routed();
+    if row.flags & flag::DIRECT != 0 {
+        return Some(Verdict::Passed);
+    }
+    stats::packet_in(row.service, row.backend, arrival.size);
+    Some(Verdict::Forwarded)
+}
+
+/// Whether the forward row still says where this packet goes. An established
+/// connection keeps its backend whatever happens to the Service; a datagram or
+/// a first segment goes only to a backend that serves.
+#[inline(always)]
+pub fn holds<A: Family>(packet: &Packet<A>, row: &Flow<A>) -> bool {
+    let opens = packet.proto == UDP || tcp::is_syn(packet.flags);
+    if !opens {
+        return true;
+    }
+    if packet.proto == TCP && tcp::is_closed(row.tcp) {
+        return false;
+    }
+    row.flags & flag::DIRECT != 0 || select::still_serves(row.backend, row.generation)
+}
+
+/// Whether the client of a packet that came in here is not a pod of this node.
+#[inline(always)]
+fn is_external(ifindex: u32) -> bool {
+    // SAFETY: one byte of a row that the agent replaces whole.
+    match unsafe { LB_INTERFACES.get(&ifindex) } {
+        Some(interface) => interface.role != role::POD,
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn failed(failure: Failure) -> Verdict {
+    match failure {
+        Failure::NoPort => Verdict::DroppedNoPort,
+        Failure::NoRow => Verdict::DroppedNoFlow,
+    }
+}
+
+/// A row for the packet, not yet in any map, in this CPU's scratch space.
+#[inline(always)]
+fn blank<A: Family>(packet: &Packet<A>, arrival: &Arrival) -> Option<&'static mut Flow<A>> {
+    let flow = A::scratch().get_ptr_mut(0)?;
+    // SAFETY: this CPU's only user of the scratch row is this run.
+    let flow = unsafe { &mut *flow };
+    *flow = Flow {
+        last_used: arrival.now,
+        proto: packet.proto,
+        client: packet.tuple.src,
+        client_port: packet.tuple.sport,
+        frontend: packet.tuple.dst,
+        frontend_port: packet.tuple.dport,
+        ..Flow::default()
+    };
+    Some(flow)
+}
+
+/// The first packet of a flow to a Service.
+#[inline(always)]
+fn new_flow<A: Family>(
+    packet: &Packet<A>,
+    arrival: &Arrival,
+    frontend: &Frontend,
+    to: &mut Tuple<A>,
+) -> Verdict {
+    if packet.flags & tcp::flag::RST != 0 {
+        // There is nothing to reset, and a reset is never answered.
+        return Verdict::DroppedNoFlow;
+    }
+    let Some(picked) = select::backend::<A>(frontend) else {
+        stats::refused(frontend.service);
+        return Verdict::RefusedNoBackend;
+    };
+    let Some(flow) = blank(packet, arrival) else { return Verdict::DroppedNoFlow };
+    flow.service = frontend.service;
+    flow.backend = picked.id;
+    flow.generation = picked.row.generation;
+    flow.backend_addr = A::from_words(picked.row.addr);
+    flow.backend_port = picked.row.port;
+    if is_external(arrival.ifindex) {
+        flow.flags = flag::EXTERNAL;
+    }
+    if let Err(failure) = flows::reserve_reverse(flow, arrival.now) {
+        return failed(failure);
+    }
+    if !flows::put(&flow.forward_key(), flow) {
+        flows::remove(&flow.reverse_key());
+        return Verdict::DroppedNoFlow;
+    }
+    stats::connection(flow.service, flow.backend);
+    stats::packet_in(flow.service, flow.backend, arrival.size);
+    *to = flow.routed();
+    Verdict::Forwarded
+}
+
+/// A packet straight to a backend, past its Service. It is passed on as it is,
+/// but its tuple is reserved like that of a Service's flow, so that the
+/// replies of the one are never taken for those of the other; where a live
+/// flow of a Service has the tuple, this one gets another source port.
+#[inline(always)]
+fn direct<A: Family>(packet: &Packet<A>, arrival: &Arrival, to: &mut Tuple<A>) -> Verdict {
+    if packet.proto == TCP && !tcp::is_syn(packet.flags) {
+        return Verdict::Passed;
+    }
+    let Some(flow) = blank(packet, arrival) else { return Verdict::Passed };
+    flow.backend_addr = packet.tuple.dst;
+    flow.backend_port = packet.tuple.dport;
+    flow.flags = flag::DIRECT;
+    match flows::reserve_reverse(flow, arrival.now) {
+        Ok(()) => {
+            flows::put(&flow.forward_key(), flow);
+            *to = flow.routed();
+            Verdict::Passed
+        }
+        // Without a row of its own it still is not ours to stop.
+        Err(Failure::NoRow) => Verdict::Passed,
+        Err(Failure::NoPort) => Verdict::DroppedNoPort,
+    }
+}

@@ -1,0 +1,249 @@
+//! The packet's headers: where they are and what they say. The only module
+//! that reads packet memory.
+
+use lb_common::limits::MAX_EXTENSION_HEADERS;
+use lb_common::{Address, BePort, Tuple, V4, V6};
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+
+/// IP protocol number of TCP.
+pub const TCP: u8 = 6;
+/// IP protocol number of UDP.
+pub const UDP: u8 = 17;
+
+/// EtherType of IPv4, as it stands in memory.
+pub const ETHERTYPE_V4: u16 = 0x0800_u16.to_be();
+/// EtherType of IPv6, as it stands in memory.
+pub const ETHERTYPE_V6: u16 = 0x86dd_u16.to_be();
+
+/// The bytes that may be read, as the kernel gives them: every read is checked
+/// against `end`, since the verifier accepts no other proof.
+#[derive(Clone, Copy)]
+pub struct Window {
+    /// First byte.
+    pub start: usize,
+    /// One past the last byte.
+    pub end: usize,
+}
+
+impl Window {
+    /// A pointer to `T` at `offset`, if all of it is inside.
+    #[inline(always)]
+    pub fn at<T>(self, offset: usize) -> Option<*mut T> {
+        let start = self.start + offset;
+        if start + size_of::<T>() > self.end {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+
+    /// A copy of the `T` at `offset`.
+    #[inline(always)]
+    pub fn read<T: Copy>(self, offset: usize) -> Option<T> {
+        let ptr = self.at::<T>(offset)?;
+        // SAFETY: `at` checked the bounds; T is an integer or a structure of
+        // integers, and BPF loads need no alignment in packet memory.
+        Some(unsafe { *ptr })
+    }
+}
+
+/// Where a packet stands in a fragmented datagram.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Fragment {
+    /// Not fragmented.
+    Whole,
+    /// The first fragment: it has the ports.
+    First,
+    /// A later fragment: no ports.
+    Later,
+}
+
+/// What the pipeline needs to know of a packet.
+#[derive(Clone, Copy)]
+pub struct Packet<A> {
+    /// Addresses and ports; ports are 0 in a later fragment.
+    pub tuple: Tuple<A>,
+    /// TCP or UDP.
+    pub proto: u8,
+    /// TCP header flags; 0 for UDP.
+    pub flags: u8,
+    /// Fragment position.
+    pub fragment: Fragment,
+    /// Identification of the datagram that a fragment belongs to.
+    pub id: u32,
+    /// Offset of the transport header.
+    pub l4: usize,
+}
+
+/// The parts of a TCP header that matter here (RFC 9293 section 3.1). One
+/// structure, so that one check covers all of it: the verifier ties a proof to
+/// the pointer that was compared.
+#[repr(C)]
+struct TcpHeader {
+    sport: u16,
+    dport: u16,
+    _sequence: [u16; 4],
+    _offset: u8,
+    flags: u8,
+    _rest: [u16; 3],
+}
+
+/// Likewise for UDP (RFC 768).
+#[repr(C)]
+struct UdpHeader {
+    sport: u16,
+    dport: u16,
+    _rest: [u16; 2],
+}
+
+/// Reads ports and TCP flags into the packet.
+#[inline(always)]
+fn transport<A: Address>(window: Window, packet: &mut Packet<A>) -> Option<()> {
+    if packet.proto == TCP {
+        let header = window.at::<TcpHeader>(packet.l4)?;
+        // SAFETY: `at` checked that the whole header is inside the packet.
+        let header = unsafe { &*header };
+        packet.flags = header.flags;
+        packet.tuple.sport = BePort(header.sport);
+        packet.tuple.dport = BePort(header.dport);
+    } else {
+        let header = window.at::<UdpHeader>(packet.l4)?;
+        // SAFETY: as above.
+        let header = unsafe { &*header };
+        packet.tuple.sport = BePort(header.sport);
+        packet.tuple.dport = BePort(header.dport);
+    }
+    Some(())
+}
+
+/// Offset of the total length in the IPv4 header (RFC 791 section 3.1).
+pub const V4_LENGTH: usize = 2;
+/// Offset of the time to live in the IPv4 header.
+pub const V4_TTL: usize = 8;
+/// Offset of the header checksum in the IPv4 header.
+pub const V4_CHECKSUM: usize = 10;
+/// Offset of the addresses, source first, in the IPv4 header.
+pub const V4_ADDRESSES: usize = 12;
+/// Offset of the hop limit in the IPv6 header (RFC 8200 section 3).
+pub const V6_HOP_LIMIT: usize = 7;
+/// Offset of the addresses, source first, in the IPv6 header.
+pub const V6_ADDRESSES: usize = 8;
+/// Length of the fixed IPv6 header.
+pub const V6_LEN: usize = Ipv6Hdr::LEN;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AddressPair<A> {
+    src: A,
+    dst: A,
+}
+
+/// A TCP or UDP packet over IPv4 whose IP header begins at `l3`; `None` for
+/// everything else, malformed headers included: those are not ours.
+#[inline(always)]
+pub fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
+    const ID: usize = 4;
+    const FRAGMENT: usize = 6;
+    const PROTOCOL: usize = 9;
+    const MORE_FRAGMENTS: u16 = 0x2000;
+    const FRAGMENT_OFFSET: u16 = 0x1fff;
+
+    window.at::<[u8; Ipv4Hdr::LEN]>(l3)?;
+    let version_and_length = window.read::<u8>(l3)?;
+    if version_and_length >> 4 != 4 {
+        return None;
+    }
+    let header_len = usize::from(version_and_length & 0x0f) * 4;
+    if header_len < Ipv4Hdr::LEN {
+        return None;
+    }
+    let proto = window.read::<u8>(l3 + PROTOCOL)?;
+    if proto != TCP && proto != UDP {
+        return None;
+    }
+    let addresses = window.read::<AddressPair<V4>>(l3 + V4_ADDRESSES)?;
+    let fragment = u16::from_be(window.read::<u16>(l3 + FRAGMENT)?);
+    let mut packet = Packet {
+        tuple: Tuple {
+            src: addresses.src,
+            dst: addresses.dst,
+            sport: BePort::NONE,
+            dport: BePort::NONE,
+        },
+        proto,
+        flags: 0,
+        fragment: Fragment::Whole,
+        id: 0,
+        l4: l3 + header_len,
+    };
+    if fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
+        packet.id = u32::from(window.read::<u16>(l3 + ID)?);
+        packet.fragment =
+            if fragment & FRAGMENT_OFFSET == 0 { Fragment::First } else { Fragment::Later };
+    }
+    if packet.fragment != Fragment::Later {
+        transport(window, &mut packet)?;
+    }
+    Some(packet)
+}
+
+/// Likewise over IPv6; walks up to [`MAX_EXTENSION_HEADERS`] extension headers
+/// (RFC 8200 section 4).
+#[inline(always)]
+pub fn parse_v6(window: Window, l3: usize) -> Option<Packet<V6>> {
+    const NEXT_HEADER: usize = 6;
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const DESTINATION: u8 = 60;
+
+    window.at::<[u8; Ipv6Hdr::LEN]>(l3)?;
+    if window.read::<u8>(l3)? >> 4 != 6 {
+        return None;
+    }
+    let addresses = window.read::<AddressPair<V6>>(l3 + V6_ADDRESSES)?;
+    let mut packet = Packet {
+        tuple: Tuple {
+            src: addresses.src,
+            dst: addresses.dst,
+            sport: BePort::NONE,
+            dport: BePort::NONE,
+        },
+        proto: window.read::<u8>(l3 + NEXT_HEADER)?,
+        flags: 0,
+        fragment: Fragment::Whole,
+        id: 0,
+        l4: l3 + Ipv6Hdr::LEN,
+    };
+    for _ in 0..MAX_EXTENSION_HEADERS {
+        match packet.proto {
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                let [next, units] = window.read::<[u8; 2]>(packet.l4)?;
+                packet.proto = next;
+                packet.l4 += (usize::from(units) + 1) * 8;
+            }
+            FRAGMENT => {
+                let header = window.read::<[u8; 8]>(packet.l4)?;
+                let offset = u16::from_be_bytes([header[2], header[3]]);
+                packet.proto = header[0];
+                packet.l4 += 8;
+                // An "atomic" fragment (RFC 6946) is a whole packet.
+                if offset & 0xfff9 != 0 {
+                    packet.id = u32::from_ne_bytes([header[4], header[5], header[6], header[7]]);
+                    packet.fragment =
+                        if offset >> 3 == 0 { Fragment::First } else { Fragment::Later };
+                }
+                if packet.fragment == Fragment::Later {
+                    break;
+                }
+            }
+            _ => break,
+        }
+    }
+    if packet.proto != TCP && packet.proto != UDP {
+        return None;
+    }
+    if packet.fragment != Fragment::Later {
+        transport(window, &mut packet)?;
+    }
+    Some(packet)
+}

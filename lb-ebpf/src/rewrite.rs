@@ -1,0 +1,118 @@
+//! Writes a new tuple into a socket buffer.
+//!
+//! All through helpers: they know whether the buffer's checksum is complete,
+//! partial (a sender on this machine, or behind a virtual link, leaves it to
+//! the device) or summed by the receiving device, and keep it right in each
+//! case. They also unshare the buffer if it is shared.
+
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
+use aya_ebpf::helpers::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
+use lb_common::csum::{address_diff, fold, port_diff};
+use lb_common::{Address, BePort, Tuple, V4, V6};
+
+use crate::packet::{Packet, UDP, V4_ADDRESSES, V4_CHECKSUM, V6_ADDRESSES};
+
+/// Offset of the checksum in a TCP header (RFC 9293 section 3.1).
+pub const TCP_CHECKSUM: usize = 16;
+/// Offset of the checksum in a UDP header (RFC 768).
+pub const UDP_CHECKSUM: usize = 6;
+
+/// How the IP header of a family takes new addresses.
+pub trait RewriteFamily: Address {
+    /// Stores both addresses; `diff` is what they change in a checksum.
+    fn store_addresses(
+        skb: *mut __sk_buff,
+        l3: usize,
+        src: Self,
+        dst: Self,
+        diff: u64,
+    ) -> Option<()>;
+}
+
+/// Stores a value at an offset of the packet.
+#[inline(always)]
+pub fn store<T>(skb: *mut __sk_buff, offset: usize, value: &T, flags: u32) -> Option<()> {
+    let from = core::ptr::from_ref(value).cast();
+    // SAFETY: `from` points to size_of::<T>() initialised bytes; the helper
+    // checks the offset.
+    let result = unsafe {
+        bpf_skb_store_bytes(skb, offset as u32, from, size_of::<T>() as u32, u64::from(flags))
+    };
+    (result == 0).then_some(())
+}
+
+impl RewriteFamily for V4 {
+    #[inline(always)]
+    fn store_addresses(
+        skb: *mut __sk_buff,
+        l3: usize,
+        src: Self,
+        dst: Self,
+        diff: u64,
+    ) -> Option<()> {
+        // SAFETY: the helper checks the offset. Size 0: `to` is a difference.
+        if unsafe { bpf_l3_csum_replace(skb, (l3 + V4_CHECKSUM) as u32, 0, diff, 0) } != 0 {
+            return None;
+        }
+        store(skb, l3 + V4_ADDRESSES, &[src.0, dst.0], 0)
+    }
+}
+
+impl RewriteFamily for V6 {
+    #[inline(always)]
+    fn store_addresses(
+        skb: *mut __sk_buff,
+        l3: usize,
+        src: Self,
+        dst: Self,
+        _diff: u64,
+    ) -> Option<()> {
+        // The header has no checksum of its own to make up for the change, so
+        // a device's sum over the packet (CHECKSUM_COMPLETE) changes with it:
+        // RECOMPUTE adds here what the pseudo-header update takes off.
+        store(skb, l3 + V6_ADDRESSES, &[src.0, dst.0], BPF_F_RECOMPUTE_CSUM)
+    }
+}
+
+/// Replaces the packet's tuple by `to`.
+#[inline(always)]
+pub fn headers<A: RewriteFamily>(
+    skb: *mut __sk_buff,
+    packet: &Packet<A>,
+    to: &Tuple<A>,
+    l3: usize,
+) -> Option<()> {
+    let from = &packet.tuple;
+    let (offset, zero_means_none) = if packet.proto == UDP {
+        (packet.l4 + UDP_CHECKSUM, u64::from(BPF_F_MARK_MANGLED_0))
+    } else {
+        (packet.l4 + TCP_CHECKSUM, 0)
+    };
+    let offset = offset as u32;
+    let ports = port_diff(from.sport, to.sport) + port_diff(from.dport, to.dport);
+    if from.sport != to.sport || from.dport != to.dport {
+        let diff = u64::from(fold(ports));
+        // SAFETY: the helper checks the offset. Size 0: `to` is a difference.
+        if unsafe { bpf_l4_csum_replace(skb, offset, 0, diff, zero_means_none) } != 0 {
+            return None;
+        }
+        store(skb, packet.l4, &Ports { sport: to.sport, dport: to.dport }, 0)?;
+    }
+    if from.src != to.src || from.dst != to.dst {
+        let diff = address_diff(from.src, to.src) + address_diff(from.dst, to.dst);
+        let diff = u64::from(fold(diff));
+        let flags = zero_means_none | u64::from(BPF_F_PSEUDO_HDR);
+        // SAFETY: as above.
+        if unsafe { bpf_l4_csum_replace(skb, offset, 0, diff, flags) } != 0 {
+            return None;
+        }
+        A::store_addresses(skb, l3, to.src, to.dst, diff)?;
+    }
+    Some(())
+}
+
+#[repr(C)]
+struct Ports {
+    sport: BePort,
+    dport: BePort,
+}

@@ -1,0 +1,72 @@
+//! Counters. Per CPU, so no atomics: a program is never interrupted by another
+//! run of itself on the same CPU.
+
+use lb_common::verdict::counter_index;
+use lb_common::{Hook, Traffic, Verdict};
+
+use crate::maps::{LB_BE_TRAFFIC, LB_SVC_TRAFFIC, LB_VERDICTS};
+
+/// Size of a packet, for the counters.
+#[derive(Clone, Copy)]
+pub struct Size {
+    /// Packets on the wire: segments of an offloaded packet.
+    pub packets: u64,
+    /// Bytes from the IP header on.
+    pub bytes: u64,
+}
+
+/// Counts the one verdict of this run and returns it.
+#[inline(always)]
+pub fn verdict(hook: Hook, verdict: Verdict) -> Verdict {
+    if let Some(counter) = LB_VERDICTS.get_ptr_mut(counter_index(hook, verdict)) {
+        // SAFETY: a valid element of this CPU's array.
+        unsafe { *counter += 1 };
+    }
+    verdict
+}
+
+/// Applies `change` to the counters of a Service port and of a backend.
+#[inline(always)]
+fn both(service: u32, backend: u32, change: impl Fn(&mut Traffic)) {
+    if let Some(traffic) = LB_SVC_TRAFFIC.get_ptr_mut(service) {
+        // SAFETY: a valid element of this CPU's array; nothing else borrows it.
+        change(unsafe { &mut *traffic });
+    }
+    if let Some(traffic) = LB_BE_TRAFFIC.get_ptr_mut(backend) {
+        // SAFETY: as above.
+        change(unsafe { &mut *traffic });
+    }
+}
+
+/// A packet from a client.
+#[inline(always)]
+pub fn packet_in(service: u32, backend: u32, size: Size) {
+    both(service, backend, |traffic| {
+        traffic.packets_in += size.packets;
+        traffic.bytes_in += size.bytes;
+    });
+}
+
+/// A packet to a client.
+#[inline(always)]
+pub fn packet_out(service: u32, backend: u32, size: Size) {
+    both(service, backend, |traffic| {
+        traffic.packets_out += size.packets;
+        traffic.bytes_out += size.bytes;
+    });
+}
+
+/// A new connection, or a new flow of datagrams.
+#[inline(always)]
+pub fn connection(service: u32, backend: u32) {
+    both(service, backend, |traffic| traffic.connections += 1);
+}
+
+/// A packet refused for want of a backend.
+#[inline(always)]
+pub fn refused(service: u32) {
+    if let Some(traffic) = LB_SVC_TRAFFIC.get_ptr_mut(service) {
+        // SAFETY: a valid element of this CPU's array.
+        unsafe { (*traffic).refused += 1 };
+    }
+}

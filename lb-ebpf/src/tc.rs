@@ -1,0 +1,213 @@
+//! The TC hooks: from a socket buffer to a verdict and back. `L3` is the
+//! offset of the IP header: 14 behind an Ethernet header, 0 on devices whose
+//! packets begin with it.
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
+use aya_ebpf::helpers::{
+    bpf_ktime_get_ns, bpf_redirect, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
+    bpf_skb_pull_data,
+};
+use aya_ebpf::programs::TcContext;
+use lb_common::{Hook, Tuple, V4, V6, Verdict};
+
+use crate::egress::{self, Departure};
+use crate::family::Family;
+use crate::fragments;
+use crate::ingress::{self, Arrival};
+use crate::packet::{self, ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, Window};
+use crate::refuse;
+use crate::rewrite::{self, RewriteFamily};
+use crate::stats::{self, Size};
+
+/// Lets programs behind ours and the qdisc go on: `TC_ACT_UNSPEC`, which tcx
+/// calls `TCX_NEXT`.
+const NEXT: i32 = -1;
+
+/// Bytes that must be linear: an Ethernet header, an IPv6 header with room for
+/// extension headers, and a TCP header.
+const LINEAR: u32 = 14 + 40 + 60 + 20;
+
+/// What both families need, to write the hooks once.
+trait TcFamily: Family + RewriteFamily + refuse::RefuseFamily + fragments::FragmentFamily {
+    fn parse(window: Window, l3: usize) -> Option<Packet<Self>>;
+}
+
+impl TcFamily for V4 {
+    #[inline(always)]
+    fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
+        packet::parse_v4(window, l3)
+    }
+}
+
+impl TcFamily for V6 {
+    #[inline(always)]
+    fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
+        packet::parse_v6(window, l3)
+    }
+}
+
+#[inline(always)]
+fn skb(ctx: &TcContext) -> *mut __sk_buff {
+    ctx.skb.skb
+}
+
+/// The EtherType, or `None` for a packet with a VLAN tag: the VLAN's own
+/// interface has the programs too.
+#[inline(always)]
+fn protocol(ctx: &TcContext) -> Option<u16> {
+    let skb = skb(ctx);
+    // SAFETY: the kernel keeps the context valid during the run.
+    if unsafe { (*skb).vlan_present } != 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    Some(unsafe { (*skb).protocol } as u16)
+}
+
+/// The linear part of the packet, with the headers pulled into it.
+#[inline(always)]
+fn window(ctx: &TcContext) -> Window {
+    let skb = skb(ctx);
+    // SAFETY: the kernel keeps the context valid during the run.
+    let len = unsafe { (*skb).len };
+    let linear = (ctx.data_end() - ctx.data()) as u32;
+    if linear < LINEAR && linear < len {
+        let want = if len < LINEAR { len } else { LINEAR };
+        // SAFETY: the context is valid; on failure the packet stays as it was
+        // and the parser sees the shorter part.
+        let _ = unsafe { bpf_skb_pull_data(skb, want) };
+    }
+    Window { start: ctx.data(), end: ctx.data_end() }
+}
+
+#[inline(always)]
+fn size(ctx: &TcContext, l3: usize) -> Size {
+    let skb = skb(ctx);
+    // SAFETY: the kernel keeps the context valid during the run.
+    let segments = unsafe { (*skb).gso_segs };
+    // SAFETY: as above.
+    let len = unsafe { (*skb).len };
+    Size {
+        packets: if segments > 1 { u64::from(segments) } else { 1 },
+        bytes: u64::from(len).wrapping_sub(l3 as u64),
+    }
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Applies a verdict that lets the packet go on, or drops it.
+#[inline(always)]
+fn finish(hook: Hook, verdict: Verdict) -> i32 {
+    if stats::verdict(hook, verdict).is_drop() { TC_ACT_SHOT } else { NEXT }
+}
+
+/// The ingress hook.
+#[inline(always)]
+pub fn ingress<const L3: usize>(ctx: &TcContext) -> i32 {
+    match protocol(ctx) {
+        Some(ETHERTYPE_V4) => ingress_family::<V4, L3>(ctx),
+        Some(ETHERTYPE_V6) => ingress_family::<V6, L3>(ctx),
+        _ => finish(Hook::Ingress, Verdict::Passed),
+    }
+}
+
+#[inline(always)]
+fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
+    let Some(packet) = A::parse(window(ctx), L3) else {
+        return finish(Hook::Ingress, Verdict::Passed);
+    };
+    if packet.fragment == Fragment::Later {
+        return finish(Hook::Ingress, fragments::later(skb(ctx), &packet, L3, Hook::Ingress));
+    }
+    // SAFETY: the kernel keeps the context valid during the run.
+    let ifindex = unsafe { (*skb(ctx)).ifindex };
+    let arrival = Arrival { ifindex, now: now(), size: size(ctx, L3) };
+    let mut to = packet.tuple;
+    let verdict = ingress::decide(&packet, &arrival, &mut to);
+    if matches!(verdict, Verdict::RefusedNoBackend | Verdict::RefusedUnknownPort) {
+        stats::verdict(Hook::Ingress, verdict);
+        return if refuse::answer(skb(ctx), &packet, L3) {
+            // SAFETY: the answer goes out where the packet came in.
+            unsafe { bpf_redirect(ifindex, 0) as i32 }
+        } else {
+            TC_ACT_SHOT
+        };
+    }
+    finish(Hook::Ingress, apply(ctx, &packet, &to, verdict, L3, Hook::Ingress))
+}
+
+/// The egress hook.
+#[inline(always)]
+pub fn egress<const L3: usize>(ctx: &TcContext) -> i32 {
+    match protocol(ctx) {
+        Some(ETHERTYPE_V4) => egress_family::<V4, L3>(ctx),
+        Some(ETHERTYPE_V6) => egress_family::<V6, L3>(ctx),
+        _ => finish(Hook::Egress, Verdict::Passed),
+    }
+}
+
+#[inline(always)]
+fn egress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
+    let Some(packet) = A::parse(window(ctx), L3) else {
+        return finish(Hook::Egress, Verdict::Passed);
+    };
+    if packet.fragment == Fragment::Later {
+        return finish(Hook::Egress, fragments::later(skb(ctx), &packet, L3, Hook::Egress));
+    }
+    // SAFETY: the kernel keeps the context valid during the run.
+    let ifindex = unsafe { (*skb(ctx)).ifindex };
+    let departure = Departure { ifindex, now: now(), size: size(ctx, L3) };
+    let mut to = packet.tuple;
+    let verdict = egress::decide(&packet, &departure, &mut to, |tuple| {
+        has_socket(skb(ctx), tuple, packet.proto)
+    });
+    finish(Hook::Egress, apply(ctx, &packet, &to, verdict, L3, Hook::Egress))
+}
+
+/// Rewrites the packet to `to` where the verdict lets it go on.
+#[inline(always)]
+fn apply<A: TcFamily>(
+    ctx: &TcContext,
+    packet: &Packet<A>,
+    to: &Tuple<A>,
+    verdict: Verdict,
+    l3: usize,
+    hook: Hook,
+) -> Verdict {
+    if verdict.is_drop() || *to == packet.tuple {
+        return verdict;
+    }
+    if packet.fragment == Fragment::First {
+        fragments::remember(packet, to, verdict, hook);
+    }
+    match rewrite::headers(skb(ctx), packet, to, l3) {
+        Some(()) => verdict,
+        None => Verdict::DroppedRewrite,
+    }
+}
+
+/// Whether a socket of this node would receive a packet with this tuple.
+#[inline(always)]
+fn has_socket<A: Family>(skb: *mut __sk_buff, tuple: &Tuple<A>, proto: u8) -> bool {
+    /// `BPF_F_CURRENT_NETNS`: the network namespace that the hook is in.
+    const CURRENT_NETNS: u64 = u64::MAX;
+    let mut key = A::sock_tuple(tuple);
+    let ctx = skb.cast();
+    let socket = if proto == TCP {
+        // SAFETY: the context and the tuple are valid, and the length fits it.
+        unsafe { bpf_sk_lookup_tcp(ctx, &raw mut key, A::SOCK_TUPLE_LEN, CURRENT_NETNS, 0) }
+    } else {
+        // SAFETY: as above.
+        unsafe { bpf_sk_lookup_udp(ctx, &raw mut key, A::SOCK_TUPLE_LEN, CURRENT_NETNS, 0) }
+    };
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: a socket that a lookup returned must be released once.
+    unsafe { bpf_sk_release(socket.cast()) };
+    true
+}
