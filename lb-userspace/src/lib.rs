@@ -2,4 +2,5 @@
 //! the binary `lb` is a thin layer over it, and the tests use its parts.
 
 pub mod desired;
+pub mod netlink;
 pub mod object;
