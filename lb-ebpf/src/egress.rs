@@ -11,22 +11,22 @@ use crate::flows;
 use crate::maps::LB_INTERFACES;
 use crate::packet::Packet;
 use crate::stats::Size;
-use crate::{filter, stats};
+use crate::{filter, ingress, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
-pub struct Departure {
+pub(crate) struct Departure {
     /// Interface that the packet leaves by.
-    pub ifindex: u32,
+    pub(crate) ifindex: u32,
     /// Monotonic clock, nanoseconds.
-    pub now: u64,
+    pub(crate) now: u64,
     /// For the counters.
-    pub size: Size,
+    pub(crate) size: Size,
 }
 
 /// Decides on a packet that leaves; `to` is what it must become.
 #[inline(always)]
-pub fn decide<A: Family>(
+pub(crate) fn decide<A: Family>(
     packet: &Packet<A>,
     departure: &Departure,
     to: &mut Tuple<A>,
@@ -82,23 +82,13 @@ fn towards_backend<A: Family>(
         row.flags |= flag::NO_SNAT;
         return Verdict::Passed;
     };
-    let Some(flow) = A::scratch().get_ptr_mut(0) else { return Verdict::DroppedNoFlow };
-    // SAFETY: this CPU's only user of the scratch row is this run.
-    let flow = unsafe { &mut *flow };
-    *flow = *row;
-    if flows::reserve_snat(flow, snat, in_use).is_err() {
-        return Verdict::DroppedNoPort;
-    }
-    row.snat = flow.snat;
-    row.snat_port = flow.snat_port;
+    row.last_used = departure.now;
     // XDP meets the forward row, and can finish the flow once it has the port.
-    if let Some(forward) = A::flows().get_ptr_mut(&flow.forward_key()) {
-        // SAFETY: the kernel keeps the element's memory valid for this run.
-        let forward = unsafe { &mut *forward };
-        forward.snat = flow.snat;
-        forward.snat_port = flow.snat_port;
+    let other = row.forward_key();
+    if let Err(failure) = flows::masquerade(row, &other, snat, in_use) {
+        return ingress::failed(failure);
     }
-    *to = flow.masqueraded();
+    *to = row.masqueraded();
     Verdict::SourceTranslated
 }
 

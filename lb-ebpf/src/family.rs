@@ -9,7 +9,7 @@ use crate::maps::{
 };
 
 /// An address family, with the maps that hold its rows.
-pub trait Family: Address + 'static {
+pub(crate) trait Family: Address + 'static {
     /// The kernel's `AF_` number.
     const AF: u8;
     /// Length of a `bpf_sock_tuple` of this family.
@@ -120,6 +120,6 @@ impl Family for V6 {
 
 /// A port of [`Tuple`], as a number, widened for arithmetic.
 #[inline(always)]
-pub fn port_number(port: BePort) -> u32 {
+pub(crate) fn port_number(port: BePort) -> u32 {
     u32::from(port.get())
 }

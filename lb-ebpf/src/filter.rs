@@ -15,12 +15,12 @@ fn flags(bucket: u32) -> u8 {
 
 /// Flags of an address.
 #[inline(always)]
-pub fn address<A: Address>(addr: A) -> u8 {
+pub(crate) fn address<A: Address>(addr: A) -> u8 {
     flags(filter::address_bucket(addr))
 }
 
 /// Flags of an address with port and protocol.
 #[inline(always)]
-pub fn socket<A: Address>(addr: A, port: BePort, proto: u8) -> u8 {
+pub(crate) fn socket<A: Address>(addr: A, port: BePort, proto: u8) -> u8 {
     flags(filter::socket_bucket(addr, port, proto))
 }

@@ -12,7 +12,7 @@ use crate::globals;
 
 /// Why a flow could not be made.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Every port that was tried is taken.
     NoPort,
     /// The table took no row.
@@ -25,7 +25,7 @@ pub enum Failure {
 /// and LRU eviction may give it to another flow. Integers only, so the worst
 /// is one packet of a flow that was evicted under way.
 #[inline(always)]
-pub fn find<A: Family>(
+pub(crate) fn find<A: Family>(
     tuple: Tuple<A>,
     proto: u8,
     direction: Direction,
@@ -42,45 +42,53 @@ fn insert<A: Family>(key: &FlowKey<A>, flow: &Flow<A>, how: u32) -> bool {
 
 /// Makes a row under a key of the flow, replacing what is there.
 #[inline(always)]
-pub fn put<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+pub(crate) fn put<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     insert(key, flow, BPF_ANY)
 }
 
 /// Makes a row under a key of the flow unless one is there.
 #[inline(always)]
-pub fn add<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
+pub(crate) fn add<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) -> bool {
     insert(key, flow, BPF_NOEXIST)
 }
 
 /// Takes a row away; that it is gone already is no error.
 #[inline(always)]
-pub fn remove<A: Family>(key: &FlowKey<A>) {
+pub(crate) fn remove<A: Family>(key: &FlowKey<A>) {
     let _ = A::flows().remove(key);
 }
 
 /// Notes a segment or datagram of the flow in `row`, and, where it matters, in
-/// the row that the other direction meets. `other` is that row's key.
+/// the row that the other direction meets; `other` is that row's key. Returns
+/// whether it mattered.
 #[inline(always)]
-pub fn note<A: Family>(
+pub(crate) fn note<A: Family>(
     row: &mut Flow<A>,
     other: &FlowKey<A>,
     from: tcp::From,
     flags: u8,
     now: u64,
-) {
+) -> bool {
     let next = if row.proto == crate::packet::TCP { tcp::step(row.tcp, from, flags) } else { 0 };
     let stale = now.wrapping_sub(row.last_used) > TOUCH_INTERVAL;
     if next == row.tcp && !stale {
-        return;
+        return false;
     }
     row.tcp = next;
     row.last_used = now;
-    // The other row ages and closes with this one, and being looked up keeps
-    // it from being evicted while only one direction has traffic.
-    if let Some(twin) = A::flows().get_ptr_mut(other) {
+    touch(other, next, now);
+    true
+}
+
+/// Brings another row of the same flow up to date: it ages and closes with
+/// this one, and being looked up keeps it from being evicted while only one
+/// direction has traffic.
+#[inline(always)]
+pub(crate) fn touch<A: Family>(key: &FlowKey<A>, tcp: u8, now: u64) {
+    if let Some(twin) = A::flows().get_ptr_mut(key) {
         // SAFETY: the kernel keeps the element's memory valid for this run.
         let twin = unsafe { &mut *twin };
-        twin.tcp |= next;
+        twin.tcp |= tcp;
         twin.last_used = now;
     }
 }
@@ -109,7 +117,7 @@ fn random_port() -> BePort {
 /// the flow's `source_port`: the client's own port, or another one where a
 /// live flow between the same two addresses has that.
 #[inline(always)]
-pub fn reserve_reverse<A: Family>(flow: &mut Flow<A>, now: u64) -> Result<(), Failure> {
+pub(crate) fn reserve_reverse<A: Family>(flow: &mut Flow<A>, now: u64) -> Result<(), Failure> {
     flow.source_port = flow.client_port;
     let key = flow.reverse_key();
     if add(&key, flow) {
@@ -142,29 +150,63 @@ pub fn reserve_reverse<A: Family>(flow: &mut Flow<A>, now: u64) -> Result<(), Fa
     Err(Failure::NoPort)
 }
 
-/// Reserves a port of `snat` towards the flow's backend, and sets the flow's
-/// `snat` and `snat_port`. `in_use` says whether a socket of this node has the
-/// tuple (as a reply would carry it).
+/// Gives the flow a source of this node: reserves a port of `snat` towards the
+/// backend, and notes it in `row` and in the flow's other row under `other`.
+/// `in_use` says whether a socket of this node has the tuple that a reply
+/// would carry.
 #[inline(always)]
-pub fn reserve_snat<A: Family>(
-    flow: &mut Flow<A>,
+pub(crate) fn masquerade<A: Family>(
+    row: &mut Flow<A>,
+    other: &FlowKey<A>,
     snat: A,
     in_use: impl Fn(&Tuple<A>) -> bool,
 ) -> Result<(), Failure> {
+    let flow = A::scratch().get_ptr_mut(0).ok_or(Failure::NoRow)?;
+    // SAFETY: this CPU's only user of the scratch row is this run.
+    let flow = unsafe { &mut *flow };
+    *flow = *row;
     flow.snat = snat;
     flow.flags |= flag::RESTORE;
     let mut n = 0;
     while n < PORT_TRIES {
         flow.snat_port = random_port();
-        let key = flow.restore_key();
-        if add(&key, flow) {
+        if reserve_restore(flow) {
             if !in_use(&flow.masqueraded().reversed()) {
-                flow.flags &= !flag::RESTORE;
+                row.snat = snat;
+                row.snat_port = flow.snat_port;
+                if let Some(twin) = A::flows().get_ptr_mut(other) {
+                    // SAFETY: the kernel keeps the element's memory valid for this run.
+                    let twin = unsafe { &mut *twin };
+                    twin.snat = snat;
+                    twin.snat_port = flow.snat_port;
+                }
                 return Ok(());
             }
-            remove(&key);
+            remove(&flow.restore_key());
         }
         n += 1;
     }
     Err(Failure::NoPort)
+}
+
+/// Reserves the tuple of replies to the flow's masqueraded packets, from
+/// nobody or from a flow that is over.
+#[inline(always)]
+fn reserve_restore<A: Family>(flow: &Flow<A>) -> bool {
+    let key = flow.restore_key();
+    if add(&key, flow) {
+        return true;
+    }
+    let Some(holder) = A::flows().get_ptr_mut(&key) else { return false };
+    // SAFETY: the kernel keeps the element's memory valid for this run.
+    let holder = unsafe { &mut *holder };
+    // The row under the reverse key follows the connection.
+    let live = match A::flows().get_ptr_mut(&holder.reverse_key()) {
+        // SAFETY: as above.
+        Some(row) => unsafe {
+            (*row).snat_port == flow.snat_port && !(*row).is_over(flow.last_used)
+        },
+        None => false,
+    };
+    !live && put(&key, flow)
 }

@@ -19,7 +19,7 @@ const MAX_FRAGMENTED: u32 = 8_192;
 /// 3.2, RFC 8200 section 4.5).
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct DatagramKey<A> {
+pub(crate) struct DatagramKey<A> {
     src: A,
     dst: A,
     id: u32,
@@ -31,7 +31,7 @@ pub struct DatagramKey<A> {
 /// What the first fragment's addresses became, and under which verdict.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Addresses<A> {
+pub(crate) struct Addresses<A> {
     src: A,
     dst: A,
     verdict: Verdict,
@@ -45,7 +45,7 @@ static LB_FRAGMENTS_V6: LruHashMap<DatagramKey<V6>, Addresses<V6>> =
     LruHashMap::with_max_entries(MAX_FRAGMENTED, 0);
 
 /// A family's map of fragmented datagrams.
-pub trait FragmentFamily: Address + 'static {
+pub(crate) trait FragmentFamily: Address + 'static {
     /// The map.
     fn fragmented() -> &'static LruHashMap<DatagramKey<Self>, Addresses<Self>>;
 }
@@ -78,7 +78,7 @@ fn key<A: Address>(packet: &Packet<A>, hook: Hook) -> DatagramKey<A> {
 
 /// Remembers what the first fragment became.
 #[inline(always)]
-pub fn remember<A: FragmentFamily>(
+pub(crate) fn remember<A: FragmentFamily>(
     packet: &Packet<A>,
     to: &Tuple<A>,
     verdict: Verdict,
@@ -91,7 +91,7 @@ pub fn remember<A: FragmentFamily>(
 
 /// Gives a later fragment the addresses of the first.
 #[inline(always)]
-pub fn later<A: FragmentFamily + RewriteFamily>(
+pub(crate) fn later<A: FragmentFamily + RewriteFamily>(
     skb: *mut __sk_buff,
     packet: &Packet<A>,
     l3: usize,

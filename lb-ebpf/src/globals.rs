@@ -11,6 +11,6 @@ static SNAT_PORT_MAX: Global<u32> = Global::new(65_535);
 
 /// First and last port of the range for source translation.
 #[inline(always)]
-pub fn snat_ports() -> (u32, u32) {
+pub(crate) fn snat_ports() -> (u32, u32) {
     (SNAT_PORT_MIN.load(), SNAT_PORT_MAX.load())
 }

@@ -2,7 +2,7 @@
 //! source translation put in.
 
 use lb_common::filter::{BACKEND, FRONTEND, NODE_ADDR, SERVICE_ADDR};
-use lb_common::flow::flag;
+use lb_common::flow::{TOUCH_INTERVAL, flag};
 use lb_common::value::role;
 use lb_common::{Direction, Flow, Frontend, FrontendKey, Tuple, Verdict, tcp};
 
@@ -15,20 +15,24 @@ use crate::{filter, globals, select, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
-pub struct Arrival {
+pub(crate) struct Arrival {
     /// Interface that the packet came in on.
-    pub ifindex: u32,
+    pub(crate) ifindex: u32,
     /// Monotonic clock, nanoseconds.
-    pub now: u64,
+    pub(crate) now: u64,
     /// For the counters.
-    pub size: Size,
+    pub(crate) size: Size,
 }
 
 /// Decides on a packet that enters; on [`Verdict::Forwarded`] and
 /// [`Verdict::SourceRestored`], and on [`Verdict::Passed`] where the tuple
 /// changed, `to` is what the packet must become.
 #[inline(always)]
-pub fn decide<A: Family>(packet: &Packet<A>, arrival: &Arrival, to: &mut Tuple<A>) -> Verdict {
+pub(crate) fn decide<A: Family>(
+    packet: &Packet<A>,
+    arrival: &Arrival,
+    to: &mut Tuple<A>,
+) -> Verdict {
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
     if !concerns(packet, socket, address) {
@@ -43,7 +47,19 @@ pub fn decide<A: Family>(packet: &Packet<A>, arrival: &Arrival, to: &mut Tuple<A
         let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);
         // SAFETY: the row is copied at once; the agent replaces rows whole.
         if let Some(frontend) = unsafe { A::frontends().get(&key) }.copied() {
-            return new_flow(packet, arrival, &frontend, to);
+            return match new_flow(packet, arrival, &frontend) {
+                Ok(flow) => {
+                    stats::packet_in(flow.service, flow.backend, arrival.size);
+                    *to = flow.routed();
+                    Verdict::Forwarded
+                }
+                Err(verdict) => {
+                    if verdict == Verdict::RefusedNoBackend {
+                        stats::refused(frontend.service);
+                    }
+                    verdict
+                }
+            };
         }
     }
     if address & SERVICE_ADDR != 0 {
@@ -60,7 +76,7 @@ pub fn decide<A: Family>(packet: &Packet<A>, arrival: &Arrival, to: &mut Tuple<A
 
 /// The cheap test: can any map have something on this packet?
 #[inline(always)]
-pub fn concerns<A: Family>(packet: &Packet<A>, socket: u8, address: u8) -> bool {
+pub(crate) fn concerns<A: Family>(packet: &Packet<A>, socket: u8, address: u8) -> bool {
     if socket & (FRONTEND | BACKEND) != 0 || address & SERVICE_ADDR != 0 {
         return true;
     }
@@ -81,7 +97,9 @@ fn known<A: Family>(
     if row.flags & flag::RESTORE != 0 {
         // The client's edge counts the packet and follows the connection; here
         // only the row's age matters.
-        row.last_used = arrival.now;
+        if arrival.now.wrapping_sub(row.last_used) > TOUCH_INTERVAL {
+            row.last_used = arrival.now;
+        }
         *to = row.routed().reversed();
         return Some(Verdict::SourceRestored);
     }
@@ -101,7 +119,7 @@ fn known<A: Family>(
 /// connection keeps its backend whatever happens to the Service; a datagram or
 /// a first segment goes only to a backend that serves.
 #[inline(always)]
-pub fn holds<A: Family>(packet: &Packet<A>, row: &Flow<A>) -> bool {
+pub(crate) fn holds<A: Family>(packet: &Packet<A>, row: &Flow<A>) -> bool {
     let opens = packet.proto == UDP || tcp::is_syn(packet.flags);
     if !opens {
         return true;
@@ -122,8 +140,9 @@ fn is_external(ifindex: u32) -> bool {
     }
 }
 
+/// The verdict on a packet whose flow could not be made.
 #[inline(always)]
-fn failed(failure: Failure) -> Verdict {
+pub(crate) fn failed(failure: Failure) -> Verdict {
     match failure {
         Failure::NoPort => Verdict::DroppedNoPort,
         Failure::NoRow => Verdict::DroppedNoFlow,
@@ -148,23 +167,21 @@ fn blank<A: Family>(packet: &Packet<A>, arrival: &Arrival) -> Option<&'static mu
     Some(flow)
 }
 
-/// The first packet of a flow to a Service.
+/// Makes the rows of a flow that begins with this packet; `Err` says why not.
 #[inline(always)]
-fn new_flow<A: Family>(
+pub(crate) fn new_flow<A: Family>(
     packet: &Packet<A>,
     arrival: &Arrival,
     frontend: &Frontend,
-    to: &mut Tuple<A>,
-) -> Verdict {
+) -> Result<&'static mut Flow<A>, Verdict> {
     if packet.flags & tcp::flag::RST != 0 {
         // There is nothing to reset, and a reset is never answered.
-        return Verdict::DroppedNoFlow;
+        return Err(Verdict::DroppedNoFlow);
     }
     let Some(picked) = select::backend::<A>(frontend) else {
-        stats::refused(frontend.service);
-        return Verdict::RefusedNoBackend;
+        return Err(Verdict::RefusedNoBackend);
     };
-    let Some(flow) = blank(packet, arrival) else { return Verdict::DroppedNoFlow };
+    let flow = blank(packet, arrival).ok_or(Verdict::DroppedNoFlow)?;
     flow.service = frontend.service;
     flow.backend = picked.id;
     flow.generation = picked.row.generation;
@@ -173,17 +190,13 @@ fn new_flow<A: Family>(
     if is_external(arrival.ifindex) {
         flow.flags = flag::EXTERNAL;
     }
-    if let Err(failure) = flows::reserve_reverse(flow, arrival.now) {
-        return failed(failure);
-    }
+    flows::reserve_reverse(flow, arrival.now).map_err(failed)?;
     if !flows::put(&flow.forward_key(), flow) {
         flows::remove(&flow.reverse_key());
-        return Verdict::DroppedNoFlow;
+        return Err(Verdict::DroppedNoFlow);
     }
     stats::connection(flow.service, flow.backend);
-    stats::packet_in(flow.service, flow.backend, arrival.size);
-    *to = flow.routed();
-    Verdict::Forwarded
+    Ok(flow)
 }
 
 /// A packet straight to a backend, past its Service. It is passed on as it is,

@@ -1,7 +1,6 @@
 //! The BPF programs. Entry points only: each hook's story is in its module.
 #![no_std]
 #![no_main]
-#![expect(missing_docs, reason = "the program macros drop the documentation")]
 
 mod egress;
 mod family;
@@ -15,12 +14,14 @@ mod packet;
 mod quote;
 mod refuse;
 mod rewrite;
+mod rewrite_frame;
 mod select;
 mod stats;
 mod tc;
+mod xdp;
 
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = network_types::eth::EthHdr::LEN;
@@ -47,6 +48,12 @@ fn lb_ingress_l3(ctx: TcContext) -> i32 {
 #[classifier]
 fn lb_egress_l3(ctx: TcContext) -> i32 {
     tc::egress::<0>(&ctx)
+}
+
+/// Frames that enter by an uplink.
+#[xdp]
+fn lb_xdp(ctx: XdpContext) -> u32 {
+    xdp::run(&ctx)
 }
 
 /// The licence that the kernel reads: its GPL-only helpers ask for one.

@@ -14,58 +14,63 @@ use lb_common::{
 
 /// What IPv4 clients dial.
 #[map]
-pub static LB_FRONTENDS_V4: HashMap<FrontendKey<V4>, Frontend> =
+pub(crate) static LB_FRONTENDS_V4: HashMap<FrontendKey<V4>, Frontend> =
     HashMap::with_max_entries(MAX_FRONTENDS, 0);
 /// What IPv6 clients dial.
 #[map]
-pub static LB_FRONTENDS_V6: HashMap<FrontendKey<V6>, Frontend> =
+pub(crate) static LB_FRONTENDS_V6: HashMap<FrontendKey<V6>, Frontend> =
     HashMap::with_max_entries(MAX_FRONTENDS, 0);
 /// Service ports, by id.
 #[map]
-pub static LB_SERVICES: Array<Service> = Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+pub(crate) static LB_SERVICES: Array<Service> =
+    Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
 /// Backend ids, two to a word; a Service's segment is a slice of it.
 #[map]
-pub static LB_SLOTS: Array<u64> = Array::with_max_entries(MAX_SLOTS / 2, BPF_F_MMAPABLE);
+pub(crate) static LB_SLOTS: Array<u64> = Array::with_max_entries(MAX_SLOTS / 2, BPF_F_MMAPABLE);
 /// Backends, by id.
 #[map]
-pub static LB_BACKENDS: Array<Backend> = Array::with_max_entries(MAX_BACKENDS, BPF_F_MMAPABLE);
+pub(crate) static LB_BACKENDS: Array<Backend> =
+    Array::with_max_entries(MAX_BACKENDS, BPF_F_MMAPABLE);
 /// IPv4 flows: what to do with a tuple.
 #[map]
-pub static LB_FLOWS_V4: LruHashMap<FlowKey<V4>, Flow<V4>> =
+pub(crate) static LB_FLOWS_V4: LruHashMap<FlowKey<V4>, Flow<V4>> =
     LruHashMap::with_max_entries(MAX_FLOWS_V4, 0);
 /// IPv6 flows: what to do with a tuple.
 #[map]
-pub static LB_FLOWS_V6: LruHashMap<FlowKey<V6>, Flow<V6>> =
+pub(crate) static LB_FLOWS_V6: LruHashMap<FlowKey<V6>, Flow<V6>> =
     LruHashMap::with_max_entries(MAX_FLOWS_V6, 0);
 /// Flags by hash of addresses, asked before any hash map.
 #[map]
-pub static LB_FILTER: Array<u64> = Array::with_max_entries(filter::WORDS, BPF_F_MMAPABLE);
+pub(crate) static LB_FILTER: Array<u64> = Array::with_max_entries(filter::WORDS, BPF_F_MMAPABLE);
 /// Interfaces, by index.
 #[map]
-pub static LB_INTERFACES: HashMap<u32, Interface> = HashMap::with_max_entries(MAX_INTERFACES, 0);
+pub(crate) static LB_INTERFACES: HashMap<u32, Interface> =
+    HashMap::with_max_entries(MAX_INTERFACES, 0);
 /// Counters of Service ports.
 #[map]
-pub static LB_SVC_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
+pub(crate) static LB_SVC_TRAFFIC: PerCpuArray<Traffic> =
+    PerCpuArray::with_max_entries(MAX_SERVICES, 0);
 /// Counters of backends.
 #[map]
-pub static LB_BE_TRAFFIC: PerCpuArray<Traffic> = PerCpuArray::with_max_entries(MAX_BACKENDS, 0);
+pub(crate) static LB_BE_TRAFFIC: PerCpuArray<Traffic> =
+    PerCpuArray::with_max_entries(MAX_BACKENDS, 0);
 /// Packets by hook and verdict.
 #[map]
-pub static LB_VERDICTS: PerCpuArray<u64> =
+pub(crate) static LB_VERDICTS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(verdict::VERDICT_COUNTERS, 0);
 /// What people call the Service ports; no program reads it.
 #[map]
-pub static LB_NAMES: HashMap<u32, ServiceName> = HashMap::with_max_entries(MAX_SERVICES, 0);
+pub(crate) static LB_NAMES: HashMap<u32, ServiceName> = HashMap::with_max_entries(MAX_SERVICES, 0);
 /// Round-robin positions. Per CPU, so that a new connection touches no cache
 /// line of another CPU.
 #[map]
-pub static LB_CURSORS: PerCpuArray<u32> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
+pub(crate) static LB_CURSORS: PerCpuArray<u32> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
-pub static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_entries(1, 0);
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
-pub static LB_SCRATCH_V6: PerCpuArray<Flow<V6>> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static LB_SCRATCH_V6: PerCpuArray<Flow<V6>> = PerCpuArray::with_max_entries(1, 0);
 /// Room for the packet that an ICMP error quotes.
 #[map]
-pub static LB_QUOTE: PerCpuArray<[u8; 2048]> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static LB_QUOTE: PerCpuArray<[u8; 2048]> = PerCpuArray::with_max_entries(1, 0);

@@ -6,29 +6,29 @@ use lb_common::{Address, BePort, Tuple, V4, V6};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
 /// IP protocol number of TCP.
-pub const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 /// IP protocol number of UDP.
-pub const UDP: u8 = 17;
+pub(crate) const UDP: u8 = 17;
 
 /// EtherType of IPv4, as it stands in memory.
-pub const ETHERTYPE_V4: u16 = 0x0800_u16.to_be();
+pub(crate) const ETHERTYPE_V4: u16 = 0x0800_u16.to_be();
 /// EtherType of IPv6, as it stands in memory.
-pub const ETHERTYPE_V6: u16 = 0x86dd_u16.to_be();
+pub(crate) const ETHERTYPE_V6: u16 = 0x86dd_u16.to_be();
 
 /// The bytes that may be read, as the kernel gives them: every read is checked
 /// against `end`, since the verifier accepts no other proof.
 #[derive(Clone, Copy)]
-pub struct Window {
+pub(crate) struct Window {
     /// First byte.
-    pub start: usize,
+    pub(crate) start: usize,
     /// One past the last byte.
-    pub end: usize,
+    pub(crate) end: usize,
 }
 
 impl Window {
     /// A pointer to `T` at `offset`, if all of it is inside.
     #[inline(always)]
-    pub fn at<T>(self, offset: usize) -> Option<*mut T> {
+    pub(crate) fn at<T>(self, offset: usize) -> Option<*mut T> {
         let start = self.start + offset;
         if start + size_of::<T>() > self.end {
             return None;
@@ -38,7 +38,7 @@ impl Window {
 
     /// A copy of the `T` at `offset`.
     #[inline(always)]
-    pub fn read<T: Copy>(self, offset: usize) -> Option<T> {
+    pub(crate) fn read<T: Copy>(self, offset: usize) -> Option<T> {
         let ptr = self.at::<T>(offset)?;
         // SAFETY: `at` checked the bounds; T is an integer or a structure of
         // integers, and BPF loads need no alignment in packet memory.
@@ -48,7 +48,7 @@ impl Window {
 
 /// Where a packet stands in a fragmented datagram.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fragment {
+pub(crate) enum Fragment {
     /// Not fragmented.
     Whole,
     /// The first fragment: it has the ports.
@@ -59,40 +59,43 @@ pub enum Fragment {
 
 /// What the pipeline needs to know of a packet.
 #[derive(Clone, Copy)]
-pub struct Packet<A> {
+pub(crate) struct Packet<A> {
     /// Addresses and ports; ports are 0 in a later fragment.
-    pub tuple: Tuple<A>,
+    pub(crate) tuple: Tuple<A>,
     /// TCP or UDP.
-    pub proto: u8,
+    pub(crate) proto: u8,
     /// TCP header flags; 0 for UDP.
-    pub flags: u8,
+    pub(crate) flags: u8,
     /// Fragment position.
-    pub fragment: Fragment,
+    pub(crate) fragment: Fragment,
     /// Identification of the datagram that a fragment belongs to.
-    pub id: u32,
+    pub(crate) id: u32,
     /// Offset of the transport header.
-    pub l4: usize,
+    pub(crate) l4: usize,
 }
 
 /// The parts of a TCP header that matter here (RFC 9293 section 3.1). One
 /// structure, so that one check covers all of it: the verifier ties a proof to
 /// the pointer that was compared.
 #[repr(C)]
-struct TcpHeader {
+pub(crate) struct TcpHeader {
     sport: u16,
     dport: u16,
     _sequence: [u16; 4],
     _offset: u8,
     flags: u8,
-    _rest: [u16; 3],
+    _window: u16,
+    pub(crate) checksum: u16,
+    _urgent: u16,
 }
 
 /// Likewise for UDP (RFC 768).
 #[repr(C)]
-struct UdpHeader {
+pub(crate) struct UdpHeader {
     sport: u16,
     dport: u16,
-    _rest: [u16; 2],
+    _len: u16,
+    pub(crate) checksum: u16,
 }
 
 /// Reads ports and TCP flags into the packet.
@@ -116,19 +119,19 @@ fn transport<A: Address>(window: Window, packet: &mut Packet<A>) -> Option<()> {
 }
 
 /// Offset of the total length in the IPv4 header (RFC 791 section 3.1).
-pub const V4_LENGTH: usize = 2;
+pub(crate) const V4_LENGTH: usize = 2;
 /// Offset of the time to live in the IPv4 header.
-pub const V4_TTL: usize = 8;
+pub(crate) const V4_TTL: usize = 8;
 /// Offset of the header checksum in the IPv4 header.
-pub const V4_CHECKSUM: usize = 10;
+pub(crate) const V4_CHECKSUM: usize = 10;
 /// Offset of the addresses, source first, in the IPv4 header.
-pub const V4_ADDRESSES: usize = 12;
+pub(crate) const V4_ADDRESSES: usize = 12;
 /// Offset of the hop limit in the IPv6 header (RFC 8200 section 3).
-pub const V6_HOP_LIMIT: usize = 7;
+pub(crate) const V6_HOP_LIMIT: usize = 7;
 /// Offset of the addresses, source first, in the IPv6 header.
-pub const V6_ADDRESSES: usize = 8;
+pub(crate) const V6_ADDRESSES: usize = 8;
 /// Length of the fixed IPv6 header.
-pub const V6_LEN: usize = Ipv6Hdr::LEN;
+pub(crate) const V6_LEN: usize = Ipv6Hdr::LEN;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -140,7 +143,7 @@ struct AddressPair<A> {
 /// A TCP or UDP packet over IPv4 whose IP header begins at `l3`; `None` for
 /// everything else, malformed headers included: those are not ours.
 #[inline(always)]
-pub fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
+pub(crate) fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
     const ID: usize = 4;
     const FRAGMENT: usize = 6;
     const PROTOCOL: usize = 9;
@@ -189,7 +192,7 @@ pub fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
 /// Likewise over IPv6; walks up to [`MAX_EXTENSION_HEADERS`] extension headers
 /// (RFC 8200 section 4).
 #[inline(always)]
-pub fn parse_v6(window: Window, l3: usize) -> Option<Packet<V6>> {
+pub(crate) fn parse_v6(window: Window, l3: usize) -> Option<Packet<V6>> {
     const NEXT_HEADER: usize = 6;
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;

@@ -19,7 +19,7 @@ fn bounded(len: u32) -> Option<u32> {
 /// Takes `len` bytes at `offset` of the packet into the buffer; returns their
 /// sum for the checksum (not folded).
 #[inline(always)]
-pub fn take(skb: *mut __sk_buff, offset: usize, len: u32) -> Option<u64> {
+pub(crate) fn take(skb: *mut __sk_buff, offset: usize, len: u32) -> Option<u64> {
     let len = bounded(len)?;
     let buffer = LB_QUOTE.get_ptr_mut(0)?.cast::<u64>();
     let mut i = 0;
@@ -45,7 +45,7 @@ pub fn take(skb: *mut __sk_buff, offset: usize, len: u32) -> Option<u64> {
 
 /// Puts the buffer's first `len` bytes at `offset` of the packet.
 #[inline(always)]
-pub fn put(skb: *mut __sk_buff, offset: usize, len: u32) -> Option<()> {
+pub(crate) fn put(skb: *mut __sk_buff, offset: usize, len: u32) -> Option<()> {
     let len = bounded(len)?;
     let buffer = LB_QUOTE.get_ptr(0)?;
     // SAFETY: `len` is at most QUOTE_MAX_V6 and inside the buffer.

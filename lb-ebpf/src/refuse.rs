@@ -18,7 +18,7 @@ use crate::rewrite::{TCP_CHECKSUM, store};
 const TTL: u8 = 64;
 
 /// What differs between the families in an answer.
-pub trait RefuseFamily: Family {
+pub(crate) trait RefuseFamily: Family {
     /// Length of the IP header that we write.
     const HEADER_LEN: usize;
     /// IP protocol number of ICMP.
@@ -45,7 +45,7 @@ pub trait RefuseFamily: Family {
 
 /// A copy of the `T` at an offset of the packet.
 #[inline(always)]
-pub fn load<T: Copy + Default>(skb: *mut __sk_buff, offset: usize) -> Option<T> {
+pub(crate) fn load<T: Copy + Default>(skb: *mut __sk_buff, offset: usize) -> Option<T> {
     let mut value = T::default();
     let to = (&raw mut value).cast();
     // SAFETY: `to` has room for size_of::<T>() bytes; the helper checks the offset.
@@ -152,7 +152,7 @@ impl RefuseFamily for V6 {
 /// Makes the buffer the answer to the packet in it. On `false` there is none
 /// to send: the packet is to be dropped.
 #[inline(always)]
-pub fn answer<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usize) -> bool {
+pub(crate) fn answer<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usize) -> bool {
     if packet.flags & tcp::flag::RST != 0 || !packet.tuple.src.is_unicast() {
         return false;
     }

@@ -13,12 +13,12 @@ use lb_common::{Address, BePort, Tuple, V4, V6};
 use crate::packet::{Packet, UDP, V4_ADDRESSES, V4_CHECKSUM, V6_ADDRESSES};
 
 /// Offset of the checksum in a TCP header (RFC 9293 section 3.1).
-pub const TCP_CHECKSUM: usize = 16;
+pub(crate) const TCP_CHECKSUM: usize = 16;
 /// Offset of the checksum in a UDP header (RFC 768).
-pub const UDP_CHECKSUM: usize = 6;
+pub(crate) const UDP_CHECKSUM: usize = 6;
 
 /// How the IP header of a family takes new addresses.
-pub trait RewriteFamily: Address {
+pub(crate) trait RewriteFamily: Address {
     /// Stores both addresses; `diff` is what they change in a checksum.
     fn store_addresses(
         skb: *mut __sk_buff,
@@ -31,7 +31,7 @@ pub trait RewriteFamily: Address {
 
 /// Stores a value at an offset of the packet.
 #[inline(always)]
-pub fn store<T>(skb: *mut __sk_buff, offset: usize, value: &T, flags: u32) -> Option<()> {
+pub(crate) fn store<T>(skb: *mut __sk_buff, offset: usize, value: &T, flags: u32) -> Option<()> {
     let from = core::ptr::from_ref(value).cast();
     // SAFETY: `from` points to size_of::<T>() initialised bytes; the helper
     // checks the offset.
@@ -76,7 +76,7 @@ impl RewriteFamily for V6 {
 
 /// Replaces the packet's tuple by `to`.
 #[inline(always)]
-pub fn headers<A: RewriteFamily>(
+pub(crate) fn headers<A: RewriteFamily>(
     skb: *mut __sk_buff,
     packet: &Packet<A>,
     to: &Tuple<A>,

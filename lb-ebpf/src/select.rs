@@ -9,11 +9,11 @@ use crate::maps::{LB_BACKENDS, LB_CURSORS, LB_SERVICES, LB_SLOTS};
 
 /// A backend that was picked.
 #[derive(Clone, Copy)]
-pub struct Picked {
+pub(crate) struct Picked {
     /// Its row.
-    pub id: u32,
+    pub(crate) id: u32,
     /// What the row said.
-    pub row: Backend,
+    pub(crate) row: Backend,
 }
 
 /// How many slots are tried. A slot can name a backend that has just left; the
@@ -22,7 +22,7 @@ const TRIES: u32 = 4;
 
 /// Picks a backend of the frontend's Service; `None` if it has none.
 #[inline(always)]
-pub fn backend<A: Family>(frontend: &Frontend) -> Option<Picked> {
+pub(crate) fn backend<A: Family>(frontend: &Frontend) -> Option<Picked> {
     let service = LB_SERVICES.get_ptr(frontend.service)?;
     let index = Service::segment_index(A::FAMILY, frontend.scope);
     // SAFETY: `index` is below 4, the row is a valid element, and the agent
@@ -67,7 +67,7 @@ fn turn(service: u32) -> u32 {
 /// Whether a flow that was given this backend may still send it datagrams, or
 /// open a connection to it again.
 #[inline(always)]
-pub fn still_serves(id: u32, generation: u32) -> bool {
+pub(crate) fn still_serves(id: u32, generation: u32) -> bool {
     let Some(row) = LB_BACKENDS.get(id) else { return false };
     row.generation == generation
         && (row.state == backend_state::ACTIVE || row.state == backend_state::TERMINATING)

@@ -8,16 +8,16 @@ use crate::maps::{LB_BE_TRAFFIC, LB_SVC_TRAFFIC, LB_VERDICTS};
 
 /// Size of a packet, for the counters.
 #[derive(Clone, Copy)]
-pub struct Size {
+pub(crate) struct Size {
     /// Packets on the wire: segments of an offloaded packet.
-    pub packets: u64,
+    pub(crate) packets: u64,
     /// Bytes from the IP header on.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Counts the one verdict of this run and returns it.
 #[inline(always)]
-pub fn verdict(hook: Hook, verdict: Verdict) -> Verdict {
+pub(crate) fn verdict(hook: Hook, verdict: Verdict) -> Verdict {
     if let Some(counter) = LB_VERDICTS.get_ptr_mut(counter_index(hook, verdict)) {
         // SAFETY: a valid element of this CPU's array.
         unsafe { *counter += 1 };
@@ -40,7 +40,7 @@ fn both(service: u32, backend: u32, change: impl Fn(&mut Traffic)) {
 
 /// A packet from a client.
 #[inline(always)]
-pub fn packet_in(service: u32, backend: u32, size: Size) {
+pub(crate) fn packet_in(service: u32, backend: u32, size: Size) {
     both(service, backend, |traffic| {
         traffic.packets_in += size.packets;
         traffic.bytes_in += size.bytes;
@@ -49,7 +49,7 @@ pub fn packet_in(service: u32, backend: u32, size: Size) {
 
 /// A packet to a client.
 #[inline(always)]
-pub fn packet_out(service: u32, backend: u32, size: Size) {
+pub(crate) fn packet_out(service: u32, backend: u32, size: Size) {
     both(service, backend, |traffic| {
         traffic.packets_out += size.packets;
         traffic.bytes_out += size.bytes;
@@ -58,13 +58,13 @@ pub fn packet_out(service: u32, backend: u32, size: Size) {
 
 /// A new connection, or a new flow of datagrams.
 #[inline(always)]
-pub fn connection(service: u32, backend: u32) {
+pub(crate) fn connection(service: u32, backend: u32) {
     both(service, backend, |traffic| traffic.connections += 1);
 }
 
 /// A packet refused for want of a backend.
 #[inline(always)]
-pub fn refused(service: u32) {
+pub(crate) fn refused(service: u32) {
     if let Some(traffic) = LB_SVC_TRAFFIC.get_ptr_mut(service) {
         // SAFETY: a valid element of this CPU's array.
         unsafe { (*traffic).refused += 1 };

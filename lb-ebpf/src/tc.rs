@@ -107,7 +107,7 @@ fn finish(hook: Hook, verdict: Verdict) -> i32 {
 
 /// The ingress hook.
 #[inline(always)]
-pub fn ingress<const L3: usize>(ctx: &TcContext) -> i32 {
+pub(crate) fn ingress<const L3: usize>(ctx: &TcContext) -> i32 {
     match protocol(ctx) {
         Some(ETHERTYPE_V4) => ingress_family::<V4, L3>(ctx),
         Some(ETHERTYPE_V6) => ingress_family::<V6, L3>(ctx),
@@ -142,7 +142,7 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
 
 /// The egress hook.
 #[inline(always)]
-pub fn egress<const L3: usize>(ctx: &TcContext) -> i32 {
+pub(crate) fn egress<const L3: usize>(ctx: &TcContext) -> i32 {
     match protocol(ctx) {
         Some(ETHERTYPE_V4) => egress_family::<V4, L3>(ctx),
         Some(ETHERTYPE_V6) => egress_family::<V6, L3>(ctx),

@@ -1,0 +1,149 @@
+//! Writes a new tuple and next hop into a frame, in place, for XDP.
+
+use lb_common::csum::{self, address_diff, port_diff};
+use lb_common::{Address, Tuple, V4, V6};
+
+use crate::ETHERNET;
+use crate::packet::{
+    Packet, TCP, TcpHeader, UdpHeader, V4_ADDRESSES, V4_CHECKSUM, V4_TTL, V6_ADDRESSES,
+    V6_HOP_LIMIT, Window,
+};
+
+/// Link-layer addresses, in the order of the frame.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Macs {
+    /// Of the next hop.
+    pub(crate) dst: [u8; 6],
+    /// Of the interface that the frame leaves by.
+    pub(crate) src: [u8; 6],
+}
+
+/// How the IP header of a family is rewritten for the next hop.
+pub(crate) trait FrameFamily: Address {
+    /// One hop less; `None` if the packet must not go on.
+    fn hop(window: Window) -> Option<()>;
+    /// Stores both addresses; `diff` is what they change in a checksum.
+    fn store_addresses(window: Window, src: Self, dst: Self, diff: u64) -> Option<()>;
+}
+
+impl FrameFamily for V4 {
+    #[inline(always)]
+    fn hop(window: Window) -> Option<()> {
+        // Time to live and protocol share a word of the checksum.
+        let word = window.at::<[u8; 2]>(ETHERNET + V4_TTL)?;
+        // SAFETY: `at` checked the bounds.
+        let old = unsafe { *word };
+        if old[0] <= 1 {
+            return None;
+        }
+        let new = [old[0] - 1, old[1]];
+        // SAFETY: as above.
+        unsafe { *word = new };
+        let diff = u64::from(u16::from_ne_bytes(new)) + u64::from(!u16::from_ne_bytes(old));
+        update_header_checksum(window, diff)
+    }
+
+    #[inline(always)]
+    fn store_addresses(window: Window, src: Self, dst: Self, diff: u64) -> Option<()> {
+        let addresses = window.at::<[u32; 2]>(ETHERNET + V4_ADDRESSES)?;
+        // SAFETY: `at` checked the bounds.
+        unsafe { *addresses = [src.0, dst.0] };
+        update_header_checksum(window, diff)
+    }
+}
+
+#[inline(always)]
+fn update_header_checksum(window: Window, diff: u64) -> Option<()> {
+    let field = window.at::<u16>(ETHERNET + V4_CHECKSUM)?;
+    // SAFETY: `at` checked the bounds.
+    let old = unsafe { *field };
+    // SAFETY: as above.
+    unsafe { *field = csum::update(old, diff) };
+    Some(())
+}
+
+impl FrameFamily for V6 {
+    #[inline(always)]
+    fn hop(window: Window) -> Option<()> {
+        let limit = window.at::<u8>(ETHERNET + V6_HOP_LIMIT)?;
+        // SAFETY: `at` checked the bounds.
+        let old = unsafe { *limit };
+        if old <= 1 {
+            return None;
+        }
+        // SAFETY: as above.
+        unsafe { *limit = old - 1 };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn store_addresses(window: Window, src: Self, dst: Self, _diff: u64) -> Option<()> {
+        let addresses = window.at::<[[u32; 4]; 2]>(ETHERNET + V6_ADDRESSES)?;
+        // SAFETY: `at` checked the bounds.
+        unsafe { *addresses = [src.0, dst.0] };
+        Some(())
+    }
+}
+
+/// Whether the transport checksum is only that of the pseudo-header: a sender
+/// behind a virtual link left the rest to a device that is not there, and XDP
+/// has no mark of it. A complete checksum looks so once in 65,536 packets;
+/// that packet takes the way through the stack and loses nothing.
+#[inline(always)]
+pub(crate) fn checksum_is_partial<A: Address>(
+    window: Window,
+    packet: &Packet<A>,
+    len: u16,
+) -> bool {
+    let Some(field) = checksum(window, packet) else { return true };
+    let transport_len = len.wrapping_sub((packet.l4 - ETHERNET) as u16);
+    let tuple = &packet.tuple;
+    // SAFETY: `checksum` checked the bounds.
+    unsafe { *field == csum::pseudo_header(tuple.src, tuple.dst, packet.proto, transport_len) }
+}
+
+/// The transport checksum.
+#[inline(always)]
+fn checksum<A: Address>(window: Window, packet: &Packet<A>) -> Option<*mut u16> {
+    if packet.proto == TCP {
+        let header = window.at::<TcpHeader>(packet.l4)?;
+        // SAFETY: `at` checked that the whole header is inside the frame.
+        Some(unsafe { &raw mut (*header).checksum })
+    } else {
+        let header = window.at::<UdpHeader>(packet.l4)?;
+        // SAFETY: as above.
+        Some(unsafe { &raw mut (*header).checksum })
+    }
+}
+
+/// Replaces the tuple by `to` and sends the frame to the next hop. On `None`
+/// the frame is as it was.
+#[inline(always)]
+pub(crate) fn frame<A: FrameFamily>(
+    window: Window,
+    packet: &Packet<A>,
+    to: &Tuple<A>,
+    macs: &Macs,
+) -> Option<()> {
+    let from = &packet.tuple;
+    let addresses = address_diff(from.src, to.src) + address_diff(from.dst, to.dst);
+    let ports = port_diff(from.sport, to.sport) + port_diff(from.dport, to.dport);
+    let ethernet = window.at::<Macs>(0)?;
+    let field = checksum(window, packet)?;
+    let header = window.at::<[u16; 2]>(packet.l4)?;
+    A::hop(window)?;
+    A::store_addresses(window, to.src, to.dst, addresses)?;
+    // SAFETY: `at` and `checksum` checked the bounds of all three.
+    unsafe { *header = [to.sport.0, to.dport.0] };
+    // SAFETY: as above.
+    let old = unsafe { *field };
+    let diff = addresses + ports;
+    let new =
+        if packet.proto == TCP { csum::update(old, diff) } else { csum::update_udp(old, diff) };
+    // SAFETY: as above.
+    unsafe { *field = new };
+    // SAFETY: as above.
+    unsafe { *ethernet = *macs };
+    Some(())
+}

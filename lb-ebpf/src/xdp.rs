@@ -1,0 +1,262 @@
+//! The XDP hook: finishes what enters and leaves by uplinks without a socket
+//! buffer. What it cannot finish goes to the stack untouched, where TC meets
+//! it with the same maps.
+
+use aya_ebpf::bindings::{bpf_fib_lookup, xdp_action};
+use aya_ebpf::helpers::{
+    bpf_fib_lookup as fib_lookup, bpf_ktime_get_ns, bpf_redirect, bpf_sk_lookup_tcp,
+    bpf_sk_lookup_udp, bpf_sk_release,
+};
+use aya_ebpf::programs::XdpContext;
+use lb_common::filter::FRONTEND;
+use lb_common::flow::flag;
+use lb_common::value::role;
+use lb_common::{Direction, Flow, FrontendKey, Hook, Interface, Tuple, V4, V6, Verdict, tcp};
+
+use crate::ETHERNET;
+use crate::family::Family;
+use crate::ingress::{self, Arrival};
+use crate::maps::LB_INTERFACES;
+use crate::packet::{
+    self, ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, V4_LENGTH, V6_LEN, Window,
+};
+use crate::rewrite_frame::{self, FrameFamily, Macs};
+use crate::stats::{self, Size};
+use crate::{filter, flows};
+
+/// What both families need, to write the hook once.
+trait XdpFamily: Family + FrameFamily {
+    fn parse(window: Window, l3: usize) -> Option<Packet<Self>>;
+    /// Length of the IP packet, by its header.
+    fn packet_len(window: Window) -> Option<u16>;
+}
+
+impl XdpFamily for V4 {
+    #[inline(always)]
+    fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
+        packet::parse_v4(window, l3)
+    }
+
+    #[inline(always)]
+    fn packet_len(window: Window) -> Option<u16> {
+        Some(u16::from_be(window.read::<u16>(ETHERNET + V4_LENGTH)?))
+    }
+}
+
+impl XdpFamily for V6 {
+    #[inline(always)]
+    fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
+        // Extension headers are rare enough to leave them to the stack.
+        packet::parse_v6(window, l3).filter(|packet| packet.l4 == l3 + V6_LEN)
+    }
+
+    #[inline(always)]
+    fn packet_len(window: Window) -> Option<u16> {
+        const PAYLOAD_LENGTH: usize = 4;
+        let payload = u16::from_be(window.read::<u16>(ETHERNET + PAYLOAD_LENGTH)?);
+        payload.checked_add(V6_LEN as u16)
+    }
+}
+
+/// Runs the hook; the result is an XDP action.
+#[inline(always)]
+pub(crate) fn run(ctx: &XdpContext) -> u32 {
+    const ETHERTYPE: usize = 12;
+    let window = Window { start: ctx.data(), end: ctx.data_end() };
+    let (verdict, action) = match window.read::<u16>(ETHERTYPE) {
+        Some(ETHERTYPE_V4) => family::<V4>(ctx, window),
+        Some(ETHERTYPE_V6) => family::<V6>(ctx, window),
+        _ => to_stack(Verdict::Passed),
+    };
+    stats::verdict(Hook::Xdp, verdict);
+    action
+}
+
+/// A verdict with the action that leaves the packet to the stack, or drops it.
+#[inline(always)]
+fn to_stack(verdict: Verdict) -> (Verdict, u32) {
+    (verdict, if verdict.is_drop() { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS })
+}
+
+#[inline(always)]
+fn family<A: XdpFamily>(ctx: &XdpContext, window: Window) -> (Verdict, u32) {
+    let Some(packet) = A::parse(window, ETHERNET) else { return to_stack(Verdict::Passed) };
+    let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
+    let address = filter::address(packet.tuple.dst);
+    if !ingress::concerns(&packet, socket, address) {
+        return to_stack(Verdict::Passed);
+    }
+    match ours(ctx, window, &packet, socket) {
+        Ok(result) => result,
+        Err(verdict) => to_stack(verdict),
+    }
+}
+
+/// A packet that may be ours. `Err` is a verdict that leaves it as it is.
+#[inline(always)]
+fn ours<A: XdpFamily>(
+    ctx: &XdpContext,
+    window: Window,
+    packet: &Packet<A>,
+    socket: u8,
+) -> Result<(Verdict, u32), Verdict> {
+    if packet.fragment != Fragment::Whole {
+        return Err(Verdict::HandedOver);
+    }
+    let len = A::packet_len(window).ok_or(Verdict::HandedOver)?;
+    if rewrite_frame::checksum_is_partial(window, packet, len) {
+        return Err(Verdict::HandedOver);
+    }
+    let ifindex = ctx.ingress_ifindex() as u32;
+    // SAFETY: the helper has no preconditions.
+    let now = unsafe { bpf_ktime_get_ns() };
+    let size = Size { packets: 1, bytes: (window.end - window.start - ETHERNET) as u64 };
+    let arrival = Arrival { ifindex, now, size };
+    let row = match flows::find(packet.tuple, packet.proto, Direction::Ingress) {
+        Some(row) if row.flags & flag::RESTORE != 0 => {
+            return returned(ctx, window, packet, row, &arrival, len);
+        }
+        Some(row) if ingress::holds(packet, row) => row,
+        _ => begin(packet, &arrival, socket)?,
+    };
+    if row.flags & (flag::DIRECT | flag::NO_SNAT) != 0 {
+        return Err(Verdict::HandedOver);
+    }
+    let mut way = Way::find(ctx, row.routed(), packet, ifindex, len).ok_or(Verdict::HandedOver)?;
+    if !row.has_snat() {
+        let interface = interface(way.ifindex).ok_or(Verdict::HandedOver)?;
+        let snat = A::snat_of(&interface);
+        if interface.role == role::POD || snat == A::NONE {
+            return Err(Verdict::HandedOver);
+        }
+        let other = row.reverse_key();
+        flows::masquerade(row, &other, snat, |tuple| has_socket(ctx, tuple, packet.proto))
+            .map_err(ingress::failed)?;
+    }
+    flows::note(row, &row.reverse_key(), tcp::From::Client, packet.flags, now);
+    let action = way.take(ifindex).ok_or(Verdict::HandedOver)?;
+    rewrite_frame::frame(window, packet, &row.masqueraded(), &way.macs)
+        .ok_or(Verdict::HandedOver)?;
+    stats::packet_in(row.service, row.backend, size);
+    Ok((Verdict::Forwarded, action))
+}
+
+/// A reply to this node's address: all the way back to the client at once.
+#[inline(always)]
+fn returned<A: XdpFamily>(
+    ctx: &XdpContext,
+    window: Window,
+    packet: &Packet<A>,
+    row: &mut Flow<A>,
+    arrival: &Arrival,
+    len: u16,
+) -> Result<(Verdict, u32), Verdict> {
+    let to = row.dialled().reversed();
+    let mut way = Way::find(ctx, to, packet, arrival.ifindex, len).ok_or(Verdict::HandedOver)?;
+    let action = way.take(arrival.ifindex).ok_or(Verdict::HandedOver)?;
+    rewrite_frame::frame(window, packet, &to, &way.macs).ok_or(Verdict::HandedOver)?;
+    if flows::note(row, &row.forward_key(), tcp::From::Backend, packet.flags, arrival.now) {
+        flows::touch(&row.reverse_key(), row.tcp, arrival.now);
+    }
+    stats::packet_out(row.service, row.backend, arrival.size);
+    Ok((Verdict::Returned, action))
+}
+
+/// The first packet of a flow; the row is the one that later packets meet.
+#[inline(always)]
+fn begin<A: XdpFamily>(
+    packet: &Packet<A>,
+    arrival: &Arrival,
+    socket: u8,
+) -> Result<&'static mut Flow<A>, Verdict> {
+    if socket & FRONTEND == 0 {
+        return Err(Verdict::HandedOver);
+    }
+    let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);
+    // SAFETY: the row is copied at once; the agent replaces rows whole.
+    let frontend = unsafe { A::frontends().get(&key) }.copied().ok_or(Verdict::HandedOver)?;
+    ingress::new_flow(packet, arrival, &frontend).map_err(|verdict| match verdict {
+        // TC says no, and counts it: it can send the answer.
+        Verdict::RefusedNoBackend => Verdict::HandedOver,
+        verdict => verdict,
+    })?;
+    flows::find(packet.tuple, packet.proto, Direction::Ingress).ok_or(Verdict::HandedOver)
+}
+
+#[inline(always)]
+fn interface(ifindex: u32) -> Option<Interface> {
+    // SAFETY: the row is copied at once; the agent replaces rows whole.
+    unsafe { LB_INTERFACES.get(&ifindex) }.copied()
+}
+
+/// The next hop of a packet.
+struct Way {
+    ifindex: u32,
+    macs: Macs,
+}
+
+impl Way {
+    /// Asks the routing table, with the neighbour's address. `None` if the
+    /// stack must see to it: no route, no neighbour yet, too big, a local
+    /// destination, forwarding switched off, a hop limit that ends here.
+    #[inline(always)]
+    fn find<A: XdpFamily>(
+        ctx: &XdpContext,
+        to: Tuple<A>,
+        packet: &Packet<A>,
+        ifindex: u32,
+        len: u16,
+    ) -> Option<Self> {
+        /// `BPF_FIB_LKUP_RET_SUCCESS`.
+        const SUCCESS: i64 = 0;
+        // SAFETY: a C structure of integers; the kernel wants unused parts zero.
+        let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        params.family = A::AF;
+        params.l4_protocol = packet.proto;
+        params.__bindgen_anon_1.tot_len = len;
+        params.ifindex = ifindex;
+        A::set_fib(&mut params, to.src, to.dst);
+        let size = size_of::<bpf_fib_lookup>() as i32;
+        // SAFETY: context and parameters are valid, and the size is theirs.
+        let result = unsafe { fib_lookup(ctx.ctx.cast(), &raw mut params, size, 0) };
+        (result == SUCCESS).then(|| Self {
+            ifindex: params.ifindex,
+            macs: Macs { dst: params.dmac, src: params.smac },
+        })
+    }
+
+    /// The action that sends a frame this way; `None` if the interface takes
+    /// no frames from XDP programs.
+    #[inline(always)]
+    fn take(&mut self, arrived_on: u32) -> Option<u32> {
+        if self.ifindex == arrived_on {
+            return Some(xdp_action::XDP_TX);
+        }
+        if interface(self.ifindex)?.xdp == 0 {
+            return None;
+        }
+        // SAFETY: the helper has no preconditions.
+        Some(unsafe { bpf_redirect(self.ifindex, 0) as u32 })
+    }
+}
+
+/// Whether a socket of this node would receive a packet with this tuple.
+#[inline(always)]
+fn has_socket<A: Family>(ctx: &XdpContext, tuple: &Tuple<A>, proto: u8) -> bool {
+    const CURRENT_NETNS: u64 = u64::MAX;
+    let mut key = A::sock_tuple(tuple);
+    let ctx = ctx.ctx.cast();
+    let socket = if proto == TCP {
+        // SAFETY: the context and the tuple are valid, and the length fits it.
+        unsafe { bpf_sk_lookup_tcp(ctx, &raw mut key, A::SOCK_TUPLE_LEN, CURRENT_NETNS, 0) }
+    } else {
+        // SAFETY: as above.
+        unsafe { bpf_sk_lookup_udp(ctx, &raw mut key, A::SOCK_TUPLE_LEN, CURRENT_NETNS, 0) }
+    };
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: a socket that a lookup returned must be released once.
+    unsafe { bpf_sk_release(socket.cast()) };
+    true
+}
