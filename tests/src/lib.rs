@@ -1,5 +1,18 @@
-//! The rig that the tests share.
+//! The rig that the tests and the demo share: single packets through single
+//! programs; network namespaces with nodes and pods, real servers and clients
+//! in them, manifests, and the agent as a process.
 
+pub mod agent;
+pub mod client;
+pub mod cluster;
+pub mod deadline;
+pub mod http;
+pub mod ip;
+pub mod manifest;
+pub mod netns;
 pub mod packet;
 pub mod privilege;
+pub mod process;
 pub mod prog;
+pub mod server;
+pub mod topology;

@@ -1,0 +1,202 @@
+//! The agent as a process in a node's namespace, and the other subcommands of
+//! `lb` beside it.
+
+use crate::netns::Namespace;
+use crate::process::{Process, binary};
+use anyhow::{Context as _, Result, bail};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// Where the BPF file system is.
+pub const BPF_FS: &str = "/sys/fs/bpf";
+
+/// How long the agent may take to start or to stop.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// How an agent is started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// `--xdp`.
+    pub xdp: &'static str,
+    /// `--tc`.
+    pub tc: &'static str,
+}
+
+/// An agent, running or not, with what it left pinned. All of it goes away
+/// with this value.
+#[derive(Debug)]
+pub struct Agent {
+    netns: PathBuf,
+    node: String,
+    manifests: PathBuf,
+    options: Options,
+    pin_dir: PathBuf,
+    home: TempDir,
+    process: Option<Process>,
+    keep: bool,
+}
+
+impl Agent {
+    /// Starts one, and waits until it has everything in force.
+    pub fn start(
+        netns: &Namespace,
+        node: &str,
+        manifests: &Path,
+        options: Options,
+    ) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix("lbt-agent-").tempdir();
+        let mut agent = Self {
+            netns: netns.path(),
+            node: node.to_owned(),
+            manifests: manifests.to_owned(),
+            options,
+            pin_dir: Path::new(BPF_FS).join(netns.name()),
+            home: home.context("make a directory for the agent's log")?,
+            process: None,
+            keep: false,
+        };
+        agent.run()?;
+        agent.ready()?;
+        Ok(agent)
+    }
+
+    /// Where its programs and maps are pinned.
+    pub fn pin_dir(&self) -> &Path {
+        &self.pin_dir
+    }
+
+    /// Leaves it running when dropped.
+    pub fn keep(&mut self) {
+        self.keep = true;
+        self.home.disable_cleanup(true);
+        if let Some(process) = &mut self.process {
+            process.keep();
+        }
+    }
+
+    /// Starts the process, after [`Agent::terminate`] or [`Agent::kill`].
+    pub fn run(&mut self) -> Result<()> {
+        let path = self.log();
+        let log = File::options().create(true).append(true).open(&path);
+        let log = log.with_context(|| format!("open {}", path.display()))?;
+        let mut command = self.lb("agent")?;
+        command
+            .arg("--manifests")
+            .arg(&self.manifests)
+            .args(["--node-name", &self.node])
+            .args(["--xdp", self.options.xdp, "--tc", self.options.tc])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share the log")?)
+            .stderr(log);
+        self.process = Some(Process::start(&mut command)?);
+        Ok(())
+    }
+
+    /// Waits until it is healthy.
+    pub fn ready(&mut self) -> Result<()> {
+        let limit = format!("{}s", LIMIT.as_secs());
+        let output = self.output("status", &["--wait", &limit])?;
+        if output.status.success() {
+            return Ok(());
+        }
+        bail!(
+            "the agent of {} is not healthy: {}{}\n{}",
+            self.node,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+            std::fs::read_to_string(self.log()).unwrap_or_default()
+        )
+    }
+
+    /// Its log file.
+    pub fn log(&self) -> PathBuf {
+        self.home.path().join("agent.log")
+    }
+
+    /// Ends it as an operator would.
+    pub fn terminate(&mut self) -> Result<()> {
+        let Some(mut process) = self.process.take() else { return Ok(()) };
+        process.signal(Signal::SIGTERM)?;
+        let status = process.wait(LIMIT).context("the agent after SIGTERM")?;
+        if !status.success() {
+            bail!("the agent of {} ended with {status} after SIGTERM", self.node);
+        }
+        Ok(())
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// `lb services -o json`.
+    pub fn services(&self) -> Result<Vec<Value>> {
+        self.json("services")
+    }
+
+    /// `lb status -o json`.
+    pub fn status(&self) -> Result<Value> {
+        self.json("status")
+    }
+
+    /// What a subcommand prints for people.
+    pub fn text(&self, subcommand: &str) -> Result<String> {
+        let output = self.output(subcommand, &[])?;
+        self.check(subcommand, &output)?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// `lb cleanup`.
+    pub fn cleanup(&self) -> Result<()> {
+        let output = self.output("cleanup", &[])?;
+        self.check("cleanup", &output)
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self, subcommand: &str) -> Result<T> {
+        let output = self.output(subcommand, &["-o", "json"])?;
+        self.check(subcommand, &output)?;
+        serde_json::from_slice(&output.stdout).with_context(|| format!("read `lb {subcommand}`"))
+    }
+
+    fn check(&self, subcommand: &str, output: &Output) -> Result<()> {
+        if !output.status.success() {
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            bail!("`lb {subcommand}` on {}: {}", self.node, stderr.trim());
+        }
+        Ok(())
+    }
+
+    fn output(&self, subcommand: &str, arguments: &[&str]) -> Result<Output> {
+        let mut command = self.lb(subcommand)?;
+        command.args(arguments).stdin(Stdio::null());
+        command.output().with_context(|| format!("start `lb {subcommand}`"))
+    }
+
+    fn lb(&self, subcommand: &str) -> Result<Command> {
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", self.netns.display()))
+            .arg("--")
+            .arg(binary("lb")?)
+            .arg(subcommand)
+            .arg("--pin-dir")
+            .arg(&self.pin_dir);
+        Ok(command)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        self.kill();
+        // What can't be removed here is swept by the next run.
+        let _ = self.cleanup();
+    }
+}

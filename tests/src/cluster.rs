@@ -1,0 +1,154 @@
+//! A whole small cluster: the network, servers in every pod, manifests, and an
+//! agent on every node.
+
+use crate::agent::{Agent, Options};
+use crate::manifest::{Directory, HTTP_TARGET, Service, UDP_TARGET};
+use crate::netns::{Namespace, Naming};
+use crate::process::{Process, binary};
+use crate::topology::{Node, Plan, Pod, Topology, Wiring};
+use anyhow::{Context as _, Result, bail};
+use std::io::{BufRead as _, BufReader};
+use std::process::{ChildStdout, Stdio};
+
+/// How the cluster is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setup {
+    /// Its network.
+    pub plan: Plan,
+    /// Its agents.
+    pub agent: Options,
+}
+
+impl Setup {
+    /// Two pods a node, programs at TC only.
+    pub const fn tc(wiring: Wiring) -> Self {
+        Self {
+            plan: Plan { wiring, pods: 2, offload: true, naming: Naming::Unique },
+            agent: Options { xdp: "off", tc: "auto" },
+        }
+    }
+
+    /// Two pods a node, with XDP on the uplinks.
+    pub const fn xdp(wiring: Wiring, mode: &'static str) -> Self {
+        Self {
+            plan: Plan { wiring, pods: 2, offload: false, naming: Naming::Unique },
+            agent: Options { xdp: mode, tc: "auto" },
+        }
+    }
+}
+
+/// The cluster. What was started first goes last.
+#[derive(Debug)]
+pub struct Cluster {
+    /// One agent for each node, in the same order.
+    pub agents: Vec<Agent>,
+    servers: Vec<Process>,
+    /// The manifests.
+    pub manifests: Directory,
+    /// The network.
+    pub topology: Topology,
+    options: Options,
+}
+
+impl Cluster {
+    /// Makes the network and starts the servers, but no agent.
+    pub fn without_agents(setup: Setup) -> Result<Self> {
+        let mut cluster = Self {
+            agents: Vec::new(),
+            servers: Vec::new(),
+            manifests: Directory::new()?,
+            topology: Topology::new(setup.plan)?,
+            options: setup.agent,
+        };
+        let mut waiting = Vec::new();
+        for (_, pod) in cluster.topology.pods() {
+            waiting.push(serve(pod)?);
+        }
+        for (process, stdout) in waiting {
+            await_ready(stdout)?;
+            cluster.servers.push(process);
+        }
+        Ok(cluster)
+    }
+
+    /// Makes all of it, with the Services that are described in terms of the
+    /// network.
+    pub fn new(setup: Setup, services: impl FnOnce(&Topology) -> Vec<Service>) -> Result<Self> {
+        let mut cluster = Self::without_agents(setup)?;
+        cluster.publish(&services(&cluster.topology))?;
+        cluster.start_agents()?;
+        Ok(cluster)
+    }
+
+    /// Starts an agent on every node, all at once.
+    pub fn start_agents(&mut self) -> Result<()> {
+        let (manifests, options) = (self.manifests.path(), self.options);
+        let starts = std::thread::scope(|scope| {
+            let mut running = Vec::new();
+            for node in &self.topology.nodes {
+                let run = || Agent::start(&node.netns, &node.name, manifests, options);
+                running.push(scope.spawn(run));
+            }
+            running.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+        });
+        for start in starts {
+            match start {
+                Ok(agent) => self.agents.push(agent?),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes new manifests.
+    pub fn publish(&self, services: &[Service]) -> Result<()> {
+        self.manifests.publish(&self.topology, services)
+    }
+
+    /// A node.
+    pub fn node(&self, index: usize) -> &Node {
+        &self.topology.nodes[index]
+    }
+
+    /// A pod of a node.
+    pub fn pod(&self, node: usize, index: usize) -> &Pod {
+        &self.topology.nodes[node].pods[index]
+    }
+
+    /// Starts one more pod with its server; its place among the node's pods.
+    pub fn add_pod(&mut self, node: usize) -> Result<usize> {
+        let index = self.topology.add_pod(node)?;
+        let (process, stdout) = serve(self.pod(node, index))?;
+        await_ready(stdout)?;
+        self.servers.push(process);
+        Ok(index)
+    }
+
+    /// Leaves everything standing when dropped.
+    pub fn keep(&mut self) {
+        self.agents.iter_mut().for_each(Agent::keep);
+        self.servers.iter_mut().for_each(Process::keep);
+        self.manifests.keep();
+        self.topology.namespaces_mut().for_each(Namespace::keep);
+    }
+}
+
+fn serve(pod: &Pod) -> Result<(Process, ChildStdout)> {
+    let mut command = pod.netns.command(&binary("lb-test-server")?);
+    command
+        .arg(&pod.name)
+        .arg(format!("http:{HTTP_TARGET}"))
+        .arg(format!("udp:{UDP_TARGET}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    Process::start_with_output(&mut command)
+}
+
+fn await_ready(stdout: ChildStdout) -> Result<()> {
+    let mut line = String::new();
+    BufReader::new(stdout).read_line(&mut line).context("wait for a server")?;
+    if line.trim() != "ready" {
+        bail!("a server did not start");
+    }
+    Ok(())
+}
