@@ -3,6 +3,7 @@
 //! them without going byte by byte.
 
 use core::fmt;
+use core::hash::{Hash, Hasher};
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An IPv4 address; the four bytes in memory are those of the wire.
@@ -11,18 +12,23 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 pub struct V4(pub u32);
 
 /// An IPv6 address; the sixteen bytes in memory are those of the wire.
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct V6(pub [u32; 4]);
+
+impl Hash for V6 {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
 
 impl PartialEq for V6 {
     /// Word by word: the derived comparison is a call to a `memcmp` that goes
     /// byte by byte on the BPF target.
     #[inline(always)]
     fn eq(&self, other: &Self) -> bool {
-        let [a, b, c, d] = self.0;
-        let [e, f, g, h] = other.0;
-        (a ^ e) | (b ^ f) | (c ^ g) | (d ^ h) == 0
+        let (a, b) = (self.0, other.0);
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]) == 0
     }
 }
 

@@ -48,6 +48,7 @@ pub struct Tuple<A> {
 
 impl<A: Address> Tuple<A> {
     /// The tuple of an answer.
+    #[must_use]
     #[inline(always)]
     pub const fn reversed(self) -> Self {
         Self { src: self.dst, dst: self.src, sport: self.dport, dport: self.sport }

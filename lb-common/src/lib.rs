@@ -5,6 +5,11 @@
 //! map has a fixed layout (`repr(C)`, no implicit padding, size asserted);
 //! whoever changes one raises [`ABI_VERSION`].
 #![no_std]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_lossless,
+    reason = "const functions can't use From, and folding a sum or picking a byte truncates on purpose"
+)]
 
 #[cfg(test)]
 extern crate std;

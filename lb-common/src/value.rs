@@ -64,6 +64,30 @@ pub struct Service {
     pub reserved: [u32; 7],
 }
 
+impl Segment {
+    /// From the word in memory. Both sides read and write the word, not the
+    /// fields: only a single access of eight bytes is one access.
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        let (low, high) = (word as u32, (word >> 32) as u32);
+        if cfg!(target_endian = "little") {
+            Self { base: low, len: high }
+        } else {
+            Self { base: high, len: low }
+        }
+    }
+
+    /// The word in memory.
+    #[inline(always)]
+    pub const fn to_word(self) -> u64 {
+        if cfg!(target_endian = "little") {
+            self.base as u64 | (self.len as u64) << 32
+        } else {
+            self.len as u64 | (self.base as u64) << 32
+        }
+    }
+}
+
 impl Service {
     /// Index of the segment of a family (0 IPv4, 1 IPv6) and scope (0 cluster,
     /// 1 local).

@@ -201,12 +201,10 @@ fn reserve_restore<A: Family>(flow: &Flow<A>) -> bool {
     // SAFETY: the kernel keeps the element's memory valid for this run.
     let holder = unsafe { &mut *holder };
     // The row under the reverse key follows the connection.
-    let live = match A::flows().get_ptr_mut(&holder.reverse_key()) {
+    let live = A::flows().get_ptr_mut(&holder.reverse_key()).is_some_and(|row| {
         // SAFETY: as above.
-        Some(row) => unsafe {
-            (*row).snat_port == flow.snat_port && !(*row).is_over(flow.last_used)
-        },
-        None => false,
-    };
+        let row = unsafe { &*row };
+        row.snat_port == flow.snat_port && !row.is_over(flow.last_used)
+    });
     !live && put(&key, flow)
 }

@@ -1,6 +1,17 @@
 //! The BPF programs. Entry points only: each hook's story is in its module.
 #![no_std]
 #![no_main]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "the next aya takes keys and values by reference only"
+)]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "helpers take 32 bits for what is an offset here, and give 64 for what fits 32"
+)]
+#![expect(clippy::needless_pass_by_value, reason = "the program macros pass the context so")]
 
 mod egress;
 mod family;

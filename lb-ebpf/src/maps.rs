@@ -73,4 +73,4 @@ pub(crate) static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_e
 pub(crate) static LB_SCRATCH_V6: PerCpuArray<Flow<V6>> = PerCpuArray::with_max_entries(1, 0);
 /// Room for the packet that an ICMP error quotes.
 #[map]
-pub(crate) static LB_QUOTE: PerCpuArray<[u8; 2048]> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static LB_QUOTE: PerCpuArray<[u64; 256]> = PerCpuArray::with_max_entries(1, 0);

@@ -8,7 +8,7 @@ use lb_common::limits::{QUOTE_MAX_V4, QUOTE_MAX_V6};
 use crate::maps::LB_QUOTE;
 
 const WORDS: usize = (QUOTE_MAX_V6 as usize).div_ceil(8);
-const _: () = assert!(QUOTE_MAX_V4 <= QUOTE_MAX_V6 && WORDS * 8 < 2048);
+const _: () = assert!(QUOTE_MAX_V4 <= QUOTE_MAX_V6 && WORDS < 256);
 
 /// The length, in bounds that the verifier can follow.
 #[inline(always)]
@@ -21,11 +21,12 @@ fn bounded(len: u32) -> Option<u32> {
 #[inline(always)]
 pub(crate) fn take(skb: *mut __sk_buff, offset: usize, len: u32) -> Option<u64> {
     let len = bounded(len)?;
-    let buffer = LB_QUOTE.get_ptr_mut(0)?.cast::<u64>();
+    let buffer = LB_QUOTE.get_ptr_mut(0)?;
+    // SAFETY: this CPU's only user of the buffer is this run.
+    let words = unsafe { &mut *buffer };
     let mut i = 0;
     while i < WORDS {
-        // SAFETY: WORDS words fit the buffer, which is aligned to 8 bytes.
-        unsafe { buffer.add(i).write_volatile(0) };
+        words[i] = 0;
         i += 1;
     }
     // SAFETY: `len` is at most QUOTE_MAX_V6 and fits the buffer.
@@ -35,9 +36,7 @@ pub(crate) fn take(skb: *mut __sk_buff, offset: usize, len: u32) -> Option<u64> 
     let mut sum = 0_u64;
     let mut i = 0;
     while i < WORDS {
-        // SAFETY: as above.
-        let word = unsafe { buffer.add(i).read_volatile() };
-        sum += (word & 0xffff_ffff) + (word >> 32);
+        sum += (words[i] & 0xffff_ffff) + (words[i] >> 32);
         i += 1;
     }
     Some(sum)

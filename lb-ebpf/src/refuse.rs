@@ -168,8 +168,8 @@ fn swap_macs(skb: *mut __sk_buff, l3: usize) -> Option<()> {
         return Some(());
     }
     // Three half-words each: a BPF load of six bytes does not exist.
-    let [a, b, c, d, e, f] = load::<[u16; 6]>(skb, 0)?;
-    store(skb, 0, &[d, e, f, a, b, c], 0)
+    let [dst, src] = load::<[[u16; 3]; 2]>(skb, 0)?;
+    store(skb, 0, &[src, dst], 0)
 }
 
 /// Whether the buffer's checksum is left to the device: then an update that is

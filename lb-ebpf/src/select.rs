@@ -25,9 +25,13 @@ const TRIES: u32 = 4;
 pub(crate) fn backend<A: Family>(frontend: &Frontend) -> Option<Picked> {
     let service = LB_SERVICES.get_ptr(frontend.service)?;
     let index = Service::segment_index(A::FAMILY, frontend.scope);
-    // SAFETY: `index` is below 4, the row is a valid element, and the agent
-    // replaces a segment by one aligned store: the volatile read sees either.
-    let segment: Segment = unsafe { (*service).segments.as_ptr().add(index).read_volatile() };
+    // SAFETY: a valid element; only the place is computed here.
+    let words = unsafe { &raw const (*service).segments }.cast::<u64>();
+    // SAFETY: `index` is below 4, the number of segments.
+    let word = unsafe { words.add(index) };
+    // SAFETY: inside the element. The agent replaces a segment by one aligned
+    // store, and the volatile read is one load: it sees the old or the new.
+    let segment = Segment::from_word(unsafe { word.read_volatile() });
     if segment.len == 0 {
         return None;
     }

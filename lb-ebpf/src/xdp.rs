@@ -175,11 +175,10 @@ fn begin<A: XdpFamily>(
     let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);
     // SAFETY: the row is copied at once; the agent replaces rows whole.
     let frontend = unsafe { A::frontends().get(&key) }.copied().ok_or(Verdict::HandedOver)?;
-    ingress::new_flow(packet, arrival, &frontend).map_err(|verdict| match verdict {
+    if let Err(verdict) = ingress::new_flow(packet, arrival, &frontend) {
         // TC says no, and counts it: it can send the answer.
-        Verdict::RefusedNoBackend => Verdict::HandedOver,
-        verdict => verdict,
-    })?;
+        return Err(if verdict.is_drop() { verdict } else { Verdict::HandedOver });
+    }
     flows::find(packet.tuple, packet.proto, Direction::Ingress).ok_or(Verdict::HandedOver)
 }
 
@@ -219,10 +218,8 @@ impl Way {
         let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: context and parameters are valid, and the size is theirs.
         let result = unsafe { fib_lookup(ctx.ctx.cast(), &raw mut params, size, 0) };
-        (result == SUCCESS).then(|| Self {
-            ifindex: params.ifindex,
-            macs: Macs { dst: params.dmac, src: params.smac },
-        })
+        let macs = Macs { dst: params.dmac, src: params.smac };
+        (result == SUCCESS).then_some(Self { ifindex: params.ifindex, macs })
     }
 
     /// The action that sends a frame this way; `None` if the interface takes
