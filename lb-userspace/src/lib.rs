@@ -1,6 +1,8 @@
 //! The agent and command line of the eBPF Service load balancer, as a library:
 //! the binary `lb` is a thin layer over it, and the tests use its parts.
 
+pub mod dataplane;
 pub mod desired;
 pub mod netlink;
 pub mod object;
+pub mod reconcile;

@@ -1,0 +1,77 @@
+//! The per-CPU counters: of Service ports, of backends, and of verdicts.
+
+use super::error::MapsError;
+use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use lb_common::verdict::{Hook, Verdict, counter_index};
+use lb_common::{Traffic, names};
+
+/// Counters by Service id or by backend id.
+pub struct TrafficTable {
+    map: &'static str,
+    array: PerCpuArray<MapData, Traffic>,
+}
+
+impl TrafficTable {
+    pub(super) fn open(data: MapData, map: &'static str) -> Result<Self, MapsError> {
+        let array = typed(data, map)?;
+        Ok(Self { map, array })
+    }
+
+    /// The sum over all CPUs.
+    pub fn get(&self, id: u32) -> Result<Traffic, MapsError> {
+        let rows = self.array.get(&id, 0).map_err(|source| self.read_error(id, source))?;
+        Ok(rows.iter().fold(Traffic::default(), |sum, row| Traffic {
+            connections: sum.connections.wrapping_add(row.connections),
+            packets_in: sum.packets_in.wrapping_add(row.packets_in),
+            packets_out: sum.packets_out.wrapping_add(row.packets_out),
+            bytes_in: sum.bytes_in.wrapping_add(row.bytes_in),
+            bytes_out: sum.bytes_out.wrapping_add(row.bytes_out),
+            refused: sum.refused.wrapping_add(row.refused),
+        }))
+    }
+
+    /// Starts from zero, for a new owner of the id.
+    pub fn clear(&mut self, id: u32) -> Result<(), MapsError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| MapsError::Cpus { source })?;
+        let zero = PerCpuValues::try_from(vec![Traffic::default(); cpus])
+            .map_err(|source| MapsError::Cpus { source })?;
+        self.array.set(id, zero, 0).map_err(|source| {
+            let row = format!("the counters of id {id}");
+            MapsError::Write { map: self.map, row, source }
+        })
+    }
+
+    fn read_error(&self, index: u32, source: MapError) -> MapsError {
+        if matches!(source, MapError::OutOfBounds { .. }) {
+            MapsError::Index { map: self.map, index, len: self.array.len() }
+        } else {
+            MapsError::Read { map: self.map, source }
+        }
+    }
+}
+
+/// Packets by hook and verdict.
+pub struct VerdictTable(PerCpuArray<MapData, u64>);
+
+impl VerdictTable {
+    pub(super) fn open(data: MapData) -> Result<Self, MapsError> {
+        typed(data, names::MAP_VERDICTS).map(Self)
+    }
+
+    /// Packets that met this verdict at this hook, over all CPUs.
+    pub fn get(&self, hook: Hook, verdict: Verdict) -> Result<u64, MapsError> {
+        self.0
+            .get(&counter_index(hook, verdict), 0)
+            .map(|rows| rows.iter().fold(0, |sum: u64, row| sum.wrapping_add(*row)))
+            .map_err(|source| MapsError::Read { map: names::MAP_VERDICTS, source })
+    }
+}
+
+fn typed<V: aya::Pod>(
+    data: MapData,
+    map: &'static str,
+) -> Result<PerCpuArray<MapData, V>, MapsError> {
+    Map::from_map_data(data)
+        .and_then(PerCpuArray::try_from)
+        .map_err(|_mismatch| MapsError::Layout { map })
+}

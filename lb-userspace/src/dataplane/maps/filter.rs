@@ -1,0 +1,41 @@
+//! `LB_FILTER`: the flags that say which packets may concern us.
+
+use super::error::MapsError;
+use super::region::Region;
+use aya::maps::MapData;
+use lb_common::{filter, names};
+
+/// The mapped filter.
+pub struct FilterTable(Region);
+
+impl FilterTable {
+    pub(super) fn open(data: &MapData) -> Result<Self, MapsError> {
+        let region = Region::map(data, names::MAP_FILTER, size_of::<u64>())?;
+        if region.elements() == filter::WORDS {
+            Ok(Self(region))
+        } else {
+            Err(MapsError::Layout { map: names::MAP_FILTER })
+        }
+    }
+
+    /// The flags of a bucket.
+    pub fn flags(&self, bucket: u32) -> u8 {
+        self.0.load(bucket as usize / 8).map_or(0, |word| filter::flags(word, bucket))
+    }
+
+    /// Adds flags to a bucket.
+    pub fn add(&mut self, bucket: u32, flags: u8) -> Result<(), MapsError> {
+        if self.0.set_bits(bucket as usize / 8, filter::with_flags(0, bucket, flags)) {
+            Ok(())
+        } else {
+            let (index, len) = (bucket / 8, filter::WORDS);
+            Err(MapsError::Index { map: names::MAP_FILTER, index, len })
+        }
+    }
+
+    /// How many buckets have any flag.
+    pub fn used(&self) -> u32 {
+        let buckets = (0..filter::BUCKETS).filter(|&bucket| self.flags(bucket) != 0).count();
+        u32::try_from(buckets).unwrap_or(u32::MAX)
+    }
+}

@@ -1,0 +1,137 @@
+//! `LB_FRONTENDS_V4` and `LB_FRONTENDS_V6`: which Service port answers where.
+
+use super::error::MapsError;
+use aya::maps::{HashMap, Map, MapData, MapError};
+use lb_common::{BePort, Frontend, FrontendKey, V4, V6, names};
+use std::fmt;
+use std::net::IpAddr;
+
+/// Key of a frontend of either family; port and protocol 0 mean the address as
+/// a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FrontendId {
+    /// The address dialled.
+    pub addr: IpAddr,
+    /// The port dialled.
+    pub port: u16,
+    /// IP protocol number.
+    pub proto: u8,
+}
+
+impl FrontendId {
+    /// The row that claims the whole address.
+    pub const fn address(addr: IpAddr) -> Self {
+        Self { addr, port: 0, proto: 0 }
+    }
+
+    /// Whether this is the row that claims the whole address.
+    pub const fn is_address(&self) -> bool {
+        self.port == 0 && self.proto == 0
+    }
+
+    /// Index of the family: 0 IPv4, 1 IPv6.
+    pub const fn family(&self) -> usize {
+        self.addr.is_ipv6() as usize
+    }
+}
+
+impl<A: Into<IpAddr>> From<FrontendKey<A>> for FrontendId {
+    fn from(key: FrontendKey<A>) -> Self {
+        Self { addr: key.addr.into(), port: key.port.get(), proto: key.proto }
+    }
+}
+
+impl fmt::Display for FrontendId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.proto {
+            6 => "TCP",
+            17 => "UDP",
+            _ => return write!(f, "address {}", self.addr),
+        };
+        write!(f, "{} {protocol}", std::net::SocketAddr::new(self.addr, self.port))
+    }
+}
+
+/// Both frontend maps.
+pub struct FrontendTable {
+    v4: HashMap<MapData, FrontendKey<V4>, Frontend>,
+    v6: HashMap<MapData, FrontendKey<V6>, Frontend>,
+    capacity: [u32; 2],
+}
+
+impl FrontendTable {
+    pub(super) fn open(v4: MapData, v6: MapData) -> Result<Self, MapsError> {
+        let capacity =
+            [capacity(&v4, names::MAP_FRONTENDS_V4)?, capacity(&v6, names::MAP_FRONTENDS_V6)?];
+        Ok(Self {
+            v4: typed(v4, names::MAP_FRONTENDS_V4)?,
+            v6: typed(v6, names::MAP_FRONTENDS_V6)?,
+            capacity,
+        })
+    }
+
+    /// Most rows by family (0 IPv4, 1 IPv6).
+    pub const fn capacity(&self) -> [u32; 2] {
+        self.capacity
+    }
+
+    /// Every row of both families.
+    pub fn rows(&self) -> Result<Vec<(FrontendId, Frontend)>, MapsError> {
+        let read = |map| move |source| MapsError::Read { map, source };
+        let mut rows = Vec::new();
+        for row in &self.v4 {
+            let (key, value) = row.map_err(read(names::MAP_FRONTENDS_V4))?;
+            rows.push((key.into(), value));
+        }
+        for row in &self.v6 {
+            let (key, value) = row.map_err(read(names::MAP_FRONTENDS_V6))?;
+            rows.push((key.into(), value));
+        }
+        Ok(rows)
+    }
+
+    /// Adds or replaces a row.
+    pub fn insert(&mut self, id: FrontendId, row: Frontend) -> Result<(), MapsError> {
+        let port = BePort::new(id.port);
+        let result = match id.addr {
+            IpAddr::V4(addr) => {
+                self.v4.insert(FrontendKey::new(addr.into(), port, id.proto), row, 0)
+            }
+            IpAddr::V6(addr) => {
+                self.v6.insert(FrontendKey::new(addr.into(), port, id.proto), row, 0)
+            }
+        };
+        result.map_err(|source| write_error(id, source))
+    }
+
+    /// Removes a row; one that is gone already is no error.
+    pub fn remove(&mut self, id: FrontendId) -> Result<(), MapsError> {
+        let port = BePort::new(id.port);
+        let result = match id.addr {
+            IpAddr::V4(addr) => self.v4.remove(&FrontendKey::new(addr.into(), port, id.proto)),
+            IpAddr::V6(addr) => self.v6.remove(&FrontendKey::new(addr.into(), port, id.proto)),
+        };
+        match result {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(source) => Err(write_error(id, source)),
+        }
+    }
+}
+
+fn write_error(id: FrontendId, source: MapError) -> MapsError {
+    let map = [names::MAP_FRONTENDS_V4, names::MAP_FRONTENDS_V6][id.family()];
+    MapsError::Write { map, row: id.to_string(), source }
+}
+
+fn capacity(data: &MapData, map: &'static str) -> Result<u32, MapsError> {
+    data.info().map(|info| info.max_entries()).map_err(|source| MapsError::Info { map, source })
+}
+
+fn typed<K: aya::Pod>(
+    data: MapData,
+    map: &'static str,
+) -> Result<HashMap<MapData, K, Frontend>, MapsError> {
+    Map::from_map_data(data)
+        .and_then(HashMap::try_from)
+        .map_err(|_mismatch| MapsError::Layout { map })
+}

@@ -1,0 +1,103 @@
+//! Typed views of the pinned maps, opened from their pins alone: what the agent
+//! writes, and what every other command reads whether or not an agent runs.
+//!
+//! Nothing here decides anything; [`crate::reconcile`] says what to write.
+
+mod backends;
+mod counters;
+mod error;
+mod fill;
+mod filter;
+mod frontends;
+mod region;
+mod service_names;
+mod services;
+mod slots;
+
+pub use backends::BackendTable;
+pub use counters::{TrafficTable, VerdictTable};
+pub use error::MapsError;
+pub use fill::{MapFill, fill};
+pub use filter::FilterTable;
+pub use frontends::{FrontendId, FrontendTable};
+pub use service_names::NameTable;
+pub use services::{ServiceHeader, ServiceTable};
+pub use slots::SlotTable;
+
+use aya::maps::{MapData, MapError};
+use lb_common::names;
+use std::io::ErrorKind;
+use std::path::Path;
+
+/// Every map that the agent programs or that people read.
+pub struct Maps {
+    /// Service ports.
+    pub services: ServiceTable,
+    /// Slots.
+    pub slots: SlotTable,
+    /// Backends.
+    pub backends: BackendTable,
+    /// The address filter.
+    pub filter: FilterTable,
+    /// Frontends of both families.
+    pub frontends: FrontendTable,
+    /// Names of Service ports.
+    pub names: NameTable,
+    /// Counters of Service ports.
+    pub service_traffic: TrafficTable,
+    /// Counters of backends.
+    pub backend_traffic: TrafficTable,
+    /// Counters of verdicts.
+    pub verdicts: VerdictTable,
+}
+
+impl Maps {
+    /// Opens the maps that are pinned below `pin_dir`.
+    pub fn open(pin_dir: &Path) -> Result<Self, MapsError> {
+        let open = |map| open_pin(pin_dir, map);
+        Ok(Self {
+            services: ServiceTable::open(&open(names::MAP_SERVICES)?)?,
+            slots: SlotTable::open(&open(names::MAP_SLOTS)?)?,
+            backends: BackendTable::open(&open(names::MAP_BACKENDS)?)?,
+            filter: FilterTable::open(&open(names::MAP_FILTER)?)?,
+            frontends: FrontendTable::open(
+                open(names::MAP_FRONTENDS_V4)?,
+                open(names::MAP_FRONTENDS_V6)?,
+            )?,
+            names: NameTable::open(open(names::MAP_NAMES)?)?,
+            service_traffic: TrafficTable::open(
+                open(names::MAP_SERVICE_TRAFFIC)?,
+                names::MAP_SERVICE_TRAFFIC,
+            )?,
+            backend_traffic: TrafficTable::open(
+                open(names::MAP_BACKEND_TRAFFIC)?,
+                names::MAP_BACKEND_TRAFFIC,
+            )?,
+            verdicts: VerdictTable::open(open(names::MAP_VERDICTS)?)?,
+        })
+    }
+}
+
+/// Opens one pinned map and tells the usual reasons for failure apart.
+fn open_pin(pin_dir: &Path, map: &'static str) -> Result<MapData, MapsError> {
+    let path = pin_dir.join("maps").join(map);
+    MapData::from_pin(&path).map_err(|source| match error_kind(&source) {
+        Some(ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            MapsError::NotLoaded { pin_dir: pin_dir.to_path_buf() }
+        }
+        Some(ErrorKind::PermissionDenied) => {
+            MapsError::Permission { pin_dir: pin_dir.to_path_buf() }
+        }
+        _ => MapsError::Open { map, path, source },
+    })
+}
+
+fn error_kind(error: &MapError) -> Option<ErrorKind> {
+    if let MapError::SyscallError(error) = error {
+        Some(error.io_error.kind())
+    } else if let MapError::IoError(error) = error {
+        Some(error.kind())
+    } else {
+        None
+    }
+}

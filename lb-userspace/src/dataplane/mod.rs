@@ -1,0 +1,3 @@
+//! The kernel side: everything that knows aya.
+
+pub mod maps;

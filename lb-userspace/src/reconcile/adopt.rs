@@ -1,0 +1,188 @@
+//! From a copy of the kernel's maps to the agent's picture of them, so that an
+//! agent that starts continues where the last one ended, wherever it ended.
+
+use super::change::{Change, Name};
+use super::extents::{Extent, ExtentPool};
+use super::ids::IdPool;
+use super::image::Image;
+use super::name::key_of;
+use super::state::{
+    Programmed, ProgrammedBackend, ProgrammedService, QUARANTINE, Slots, endpoint_of, segment_index,
+};
+use crate::dataplane::maps::ServiceHeader;
+use crate::desired::ServicePortKey;
+use lb_common::value::backend_state;
+use lb_common::{Backend, Segment, Service};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Instant;
+
+/// Continues with what `image` holds. The changes put right what an agent that
+/// was killed halfway left behind: rows without a name, names without a row.
+pub(super) fn adopt(image: Image, now: Instant) -> (Programmed, Vec<Change>) {
+    let mut changes = Vec::new();
+    let mut services = adopt_services(&image, &mut changes);
+    let owners: HashMap<u32, ServicePortKey> =
+        services.iter().map(|(key, service)| (service.id, key.clone())).collect();
+    let mut lost = Vec::new();
+    for (id, row) in (0..).zip(&image.backends) {
+        if row.state == backend_state::FREE {
+            continue;
+        }
+        match owners.get(&row.service).and_then(|key| services.get_mut(key)) {
+            Some(service) => lost.extend(adopt_backend(service, id, row, now)),
+            None => lost.push(id),
+        }
+    }
+    clear_leftovers(&image, &owners, &mut changes);
+
+    let until = now + QUARANTINE;
+    let extents = services.values().flat_map(|service| &service.slots);
+    let extents: Vec<Extent> = extents.filter_map(|slots| slots.extent).collect();
+    let words = u32::try_from(image.slots.len()).unwrap_or(u32::MAX);
+    let blank = |word: u32| image.slots.get(word as usize) == Some(&0);
+    let mut programmed = Programmed {
+        service_ids: service_pool(&image, &owners, until),
+        backend_ids: backend_pool(&image, until),
+        extents: ExtentPool::new(words, extents, blank, until),
+        services,
+        frontends: image.frontends.into_iter().collect(),
+        frontend_capacity: image.frontend_capacity,
+        removed: BTreeMap::new(),
+        rows: image.backends,
+        filter: image.filter,
+    };
+    for id in lost {
+        changes.push(programmed.remove_backend(id, None, now));
+    }
+    let removed = programmed.services.iter().flat_map(|(key, service)| {
+        let gone = service.backends.iter().filter(|(_, backend)| backend.removed.is_some());
+        gone.map(|(endpoint, backend)| ((now, backend.id), Some((key.clone(), *endpoint))))
+    });
+    programmed.removed.extend(removed.collect::<Vec<_>>());
+    (programmed, changes)
+}
+
+fn adopt_services(
+    image: &Image,
+    changes: &mut Vec<Change>,
+) -> BTreeMap<ServicePortKey, ProgrammedService> {
+    let mut services = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    for (id, name) in &image.names {
+        let row = image.services.get(*id as usize);
+        match (key_of(name), row) {
+            // Id 0 is never given out, so that a row of zeros names nobody.
+            (Some(key), Some(row)) if *id != 0 && !services.contains_key(&key) => {
+                let mut service = ProgrammedService {
+                    id: *id,
+                    name: Some(Name(*name)),
+                    header: header_of(row),
+                    slots: <[Slots; 2]>::default(),
+                    backends: BTreeMap::new(),
+                };
+                for (index, segment) in row.segments.into_iter().enumerate() {
+                    let slots = adopt_slots(image, segment, &mut taken);
+                    match (0..2).find(|&family| segment_index(family) == index) {
+                        Some(family) if slots.segment() == segment => service.slots[family] = slots,
+                        _ => changes.push(no_segment(*id, index)),
+                    }
+                }
+                services.insert(key, service);
+            }
+            _ => changes.push(Change::Name { service: *id, name: None }),
+        }
+    }
+    services
+}
+
+/// The slots of a segment, unless it makes no sense or another Service's
+/// overlaps it; then the next update gives the Service a new one.
+fn adopt_slots(image: &Image, segment: Segment, taken: &mut BTreeSet<u32>) -> Slots {
+    let start = segment.base / 2;
+    let extent = Extent { start, words: Extent::words_for(segment.len) };
+    let words = || start..start.saturating_add(extent.words);
+    let sound = segment.len > 0
+        && segment.base.is_multiple_of(2)
+        && words().all(|word| !taken.contains(&word));
+    match image.slots_of(segment) {
+        Some(ids) if sound => {
+            taken.extend(words());
+            Slots { extent: Some(extent), ids }
+        }
+        _ => Slots::default(),
+    }
+}
+
+/// Gives the Service its backend. Of two rows for one endpoint, which only a
+/// damaged map has, the one in force counts; the other's id is returned.
+fn adopt_backend(
+    service: &mut ProgrammedService,
+    id: u32,
+    row: &Backend,
+    now: Instant,
+) -> Option<u32> {
+    let removed = (row.state == backend_state::REMOVED).then_some(now);
+    let in_force = service.slots.iter().any(|slots| slots.ids.contains(&id));
+    match service.backends.entry(endpoint_of(row)) {
+        Entry::Occupied(_) if !in_force => Some(id),
+        Entry::Occupied(mut entry) => {
+            Some(entry.insert(ProgrammedBackend { id, state: row.state, removed }).id)
+        }
+        Entry::Vacant(entry) => {
+            entry.insert(ProgrammedBackend { id, state: row.state, removed });
+            None
+        }
+    }
+}
+
+const fn no_segment(service: u32, index: usize) -> Change {
+    Change::Segment { service, index, segment: Segment { base: 0, len: 0 } }
+}
+
+fn header_of(row: &Service) -> ServiceHeader {
+    ServiceHeader { policy: row.policy, used: row.used == 1, proto: row.proto }
+}
+
+/// Takes rows out of force that no name owns.
+fn clear_leftovers(
+    image: &Image,
+    owners: &HashMap<u32, ServicePortKey>,
+    changes: &mut Vec<Change>,
+) {
+    for (service, row) in (0..).zip(&image.services) {
+        if owners.contains_key(&service) {
+            continue;
+        }
+        for (index, segment) in row.segments.into_iter().enumerate() {
+            if segment != Segment::default() {
+                changes.push(no_segment(service, index));
+            }
+        }
+        let header = ServiceHeader { used: false, ..header_of(row) };
+        if header_of(row) != header {
+            changes.push(Change::Header { service, header });
+        }
+    }
+}
+
+fn service_pool(image: &Image, owners: &HashMap<u32, ServicePortKey>, until: Instant) -> IdPool {
+    let free = (1..).zip(image.services.iter().skip(1)).filter(|(id, _)| !owners.contains_key(id));
+    let (fresh, used): (Vec<_>, Vec<_>) = free.partition(|(_, row)| **row == Service::default());
+    let id = |(id, _)| id;
+    IdPool::new(fresh.into_iter().map(id), used.into_iter().map(id), until)
+}
+
+/// The ids that were used least often come first.
+fn backend_pool(image: &Image, until: Instant) -> IdPool {
+    let mut free: Vec<(u32, u32)> = (1..)
+        .zip(image.backends.iter().skip(1))
+        .filter(|(_, row)| row.state == backend_state::FREE)
+        .map(|(id, row)| (row.generation, id))
+        .collect();
+    free.sort_unstable();
+    let (fresh, used): (Vec<_>, Vec<_>) =
+        free.into_iter().partition(|(generation, _)| *generation == 0);
+    let id = |(_, id)| id;
+    IdPool::new(fresh.into_iter().map(id), used.into_iter().map(id), until)
+}

@@ -1,0 +1,94 @@
+//! The writes that bring the kernel from one state to the next, one after the
+//! other: a packet may come between any two of them.
+
+use crate::dataplane::maps::{FrontendId, Maps, MapsError, ServiceHeader};
+use lb_common::{Backend, Frontend, Segment, ServiceName};
+
+/// One write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Adds flags to a bucket of the filter.
+    Filter {
+        /// The bucket.
+        bucket: u32,
+        /// The flags.
+        flags: u8,
+    },
+    /// Names the owner of a Service id, or says that it has none.
+    Name {
+        /// The id.
+        service: u32,
+        /// The name.
+        name: Option<Box<Name>>,
+    },
+    /// Starts the counters of a Service id from zero.
+    ClearServiceTraffic(u32),
+    /// Starts the counters of a backend id from zero.
+    ClearBackendTraffic(u32),
+    /// Writes a backend's row.
+    Backend {
+        /// The id.
+        backend: u32,
+        /// The row.
+        row: Backend,
+    },
+    /// Writes backend ids into slots that are not in force.
+    Slots {
+        /// First word.
+        word: u32,
+        /// The ids.
+        backends: Vec<u32>,
+    },
+    /// Writes what a Service's row says beside its segments.
+    Header {
+        /// The id.
+        service: u32,
+        /// What the row says.
+        header: ServiceHeader,
+    },
+    /// Puts a segment in force.
+    Segment {
+        /// The Service's id.
+        service: u32,
+        /// Which of its segments.
+        index: usize,
+        /// The segment.
+        segment: Segment,
+    },
+    /// Adds, replaces or removes a frontend.
+    Frontend {
+        /// What clients dial.
+        id: FrontendId,
+        /// Who answers.
+        row: Option<Frontend>,
+    },
+}
+
+/// A [`ServiceName`] that can be compared and printed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Name(pub(super) ServiceName);
+
+impl std::fmt::Debug for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", super::name::key_of(&self.0))
+    }
+}
+
+/// Does one write.
+pub(super) fn write(maps: &mut Maps, change: &Change) -> Result<(), MapsError> {
+    match change {
+        Change::Filter { bucket, flags } => maps.filter.add(*bucket, *flags),
+        Change::Name { service, name: Some(name) } => maps.names.insert(*service, &name.0),
+        Change::Name { service, name: None } => maps.names.remove(*service),
+        Change::ClearServiceTraffic(service) => maps.service_traffic.clear(*service),
+        Change::ClearBackendTraffic(backend) => maps.backend_traffic.clear(*backend),
+        Change::Backend { backend, row } => maps.backends.set(*backend, row),
+        Change::Slots { word, backends } => maps.slots.write(*word, backends),
+        Change::Header { service, header } => maps.services.set_header(*service, *header),
+        Change::Segment { service, index, segment } => {
+            maps.services.set_segment(*service, *index, *segment)
+        }
+        Change::Frontend { id, row: Some(row) } => maps.frontends.insert(*id, *row),
+        Change::Frontend { id, row: None } => maps.frontends.remove(*id),
+    }
+}

@@ -1,0 +1,121 @@
+//! Brings the kernel's maps to what is desired, one safe write after the other.
+//!
+//! [`plan`] decides on plain data and knows no map; [`Programmer`] is the only
+//! one that writes. After a failed write it reads the kernel again instead of
+//! trusting its picture.
+
+mod adopt;
+mod change;
+mod extents;
+mod frontends;
+mod ids;
+mod image;
+mod name;
+mod place;
+mod plan;
+mod refusal;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use frontends::NetworkFacts;
+pub use name::key_of;
+pub use refusal::Refusal;
+pub use state::QUARANTINE;
+
+use crate::dataplane::maps::{Maps, MapsError};
+use crate::desired::{Desired, ServicePortKey};
+use change::Change;
+use image::Image;
+use state::Programmed;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What came of bringing the kernel up to date.
+#[derive(Debug, Default)]
+pub struct ApplyReport {
+    /// How many Service ports changed.
+    pub changed: usize,
+    /// Service ports that keep what they had, and why.
+    pub refused: Vec<(ServicePortKey, Refusal)>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl ApplyReport {
+    /// Whether trying again soon may help.
+    pub fn wants_retry(&self) -> bool {
+        self.refused.iter().any(|(_, refusal)| refusal.is_temporary())
+    }
+}
+
+/// Writes the maps of one pin directory.
+pub struct Programmer {
+    maps: Maps,
+    /// `None` after a failed write.
+    programmed: Option<Programmed>,
+}
+
+impl Programmer {
+    /// Opens the pinned maps and continues with what they hold.
+    pub fn open(pin_dir: &Path, now: Instant) -> Result<Self, MapsError> {
+        let mut opened = Self { maps: Maps::open(pin_dir)?, programmed: None };
+        opened.programmed = Some(opened.adopt(now)?);
+        Ok(opened)
+    }
+
+    /// How many Service ports are programmed.
+    pub fn services(&self) -> usize {
+        self.programmed.as_ref().map_or(0, |programmed| programmed.services.len())
+    }
+
+    /// Brings the kernel to `desired`.
+    pub fn apply(
+        &mut self,
+        desired: &Desired,
+        facts: &NetworkFacts,
+        now: Instant,
+    ) -> Result<ApplyReport, MapsError> {
+        let started = Instant::now();
+        let mut programmed = self.take(now)?;
+        let mut changes = programmed.expire(now);
+        let plan = plan::plan(&mut programmed, desired, facts, now);
+        changes.extend(plan.changes);
+        self.write(&changes)?;
+        self.programmed = Some(programmed);
+        let duration = started.elapsed();
+        Ok(ApplyReport { changed: plan.changed, refused: plan.refused, duration })
+    }
+
+    /// Frees what has rested long enough.
+    pub fn expire(&mut self, now: Instant) -> Result<(), MapsError> {
+        let mut programmed = self.take(now)?;
+        let changes = programmed.expire(now);
+        self.write(&changes)?;
+        self.programmed = Some(programmed);
+        Ok(())
+    }
+
+    /// When [`Programmer::expire`] has something to do next.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.programmed.as_ref().and_then(Programmed::next_expiry)
+    }
+
+    /// Takes the picture away, so that a failure on the way leaves none.
+    fn take(&mut self, now: Instant) -> Result<Programmed, MapsError> {
+        match self.programmed.take() {
+            Some(programmed) => Ok(programmed),
+            None => self.adopt(now),
+        }
+    }
+
+    fn adopt(&mut self, now: Instant) -> Result<Programmed, MapsError> {
+        let (programmed, changes) = adopt::adopt(Image::read(&self.maps)?, now);
+        self.write(&changes)?;
+        Ok(programmed)
+    }
+
+    fn write(&mut self, changes: &[Change]) -> Result<(), MapsError> {
+        changes.iter().try_for_each(|change| change::write(&mut self.maps, change))
+    }
+}

@@ -1,0 +1,262 @@
+//! From what is programmed to what is desired: which writes, in which order.
+//!
+//! The order is what keeps packets safe between any two writes: flags of the
+//! filter, then backends and slots that nothing names yet, then one store for
+//! each segment, then frontends; what is no longer wanted loses its frontends
+//! first and its rows last.
+
+use super::change::Change;
+use super::frontends::{Claims, NetworkFacts};
+use super::place::{Place, place};
+use super::refusal::Refusal;
+use super::state::{
+    Endpoint, Programmed, ProgrammedBackend, ProgrammedService, QUARANTINE, Slots, address_bucket,
+    backend_row, segment_index, socket_bucket,
+};
+use crate::dataplane::maps::{FrontendId, ServiceHeader};
+use crate::desired::{BackendState, Desired, DesiredService, Policy, ServicePortKey};
+use lb_common::value::{backend_state, policy};
+use lb_common::{Frontend, Segment, filter};
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+/// Writes in their order, and what could not be had.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// The writes.
+    pub(super) changes: Vec<Change>,
+    /// Service ports that keep what they had, and why.
+    pub(super) refused: Vec<(ServicePortKey, Refusal)>,
+    /// How many Service ports change.
+    pub(super) changed: usize,
+}
+
+/// Writes by when they may happen.
+#[derive(Default)]
+struct Steps {
+    filter: Vec<Change>,
+    prepare: Vec<Change>,
+    switch: Vec<Change>,
+    frontends: Vec<Change>,
+    withdraw: Vec<Change>,
+}
+
+impl Steps {
+    fn count(&self) -> usize {
+        self.prepare.len() + self.switch.len() + self.withdraw.len()
+    }
+
+    fn into_changes(self) -> Vec<Change> {
+        let Self { filter, prepare, switch, frontends, withdraw } = self;
+        [filter, prepare, switch, frontends, withdraw].concat()
+    }
+}
+
+/// Plans the way to `desired`; `programmed` is what it will be afterwards.
+pub(super) fn plan(
+    programmed: &mut Programmed,
+    desired: &Desired,
+    facts: &NetworkFacts,
+    now: Instant,
+) -> Plan {
+    let mut steps = Steps::default();
+    let mut claims = Claims::new(programmed.frontend_capacity);
+    let mut plan = Plan::default();
+    for &addr in facts.node_addresses.iter().chain(&facts.translation_addresses) {
+        steps.filter.extend(programmed.flag(address_bucket(addr), filter::NODE_ADDR));
+    }
+    // Who has something keeps it, whatever else is asked for.
+    let (known, new): (Vec<_>, Vec<_>) =
+        desired.services.values().partition(|s| programmed.services.contains_key(&s.key));
+    for service in known.into_iter().chain(new) {
+        let before = steps.count();
+        match place(programmed, &mut claims, service, facts, now) {
+            Ok(place) => settle(programmed, service, place, now, &mut steps),
+            Err(refusal) => {
+                if let Some(known) = programmed.services.get(&service.key) {
+                    claims.keep(&programmed.frontends, known.id);
+                }
+                plan.refused.push((service.key.clone(), refusal));
+            }
+        }
+        plan.changed += usize::from(steps.count() > before);
+    }
+    let gone: Vec<_> = programmed
+        .services
+        .keys()
+        .filter(|key| !desired.services.contains_key(key))
+        .cloned()
+        .collect();
+    plan.changed += gone.len();
+    for key in gone {
+        retire(programmed, &key, now, &mut steps);
+    }
+    let waiting = |(key, refusal): (_, Refusal)| (key, refusal.or_waiting(programmed));
+    plan.refused = std::mem::take(&mut plan.refused).into_iter().map(waiting).collect();
+    move_frontends(programmed, claims.into_rows(), &mut steps);
+    plan.changes = steps.into_changes();
+    plan
+}
+
+/// Writes a Service port into its place.
+fn settle(
+    programmed: &mut Programmed,
+    desired: &DesiredService,
+    place: Place,
+    now: Instant,
+    steps: &mut Steps,
+) {
+    let proto = desired.key.protocol.number();
+    let mut service = programmed.services.remove(&desired.key).unwrap_or(ProgrammedService {
+        id: place.id,
+        name: None,
+        header: ServiceHeader::default(),
+        slots: <[Slots; 2]>::default(),
+        backends: BTreeMap::new(),
+    });
+    if service.name != Some(place.name) {
+        let name = Some(Box::new(place.name));
+        steps.prepare.push(Change::Name { service: place.id, name });
+        service.name = Some(place.name);
+    }
+    if place.is_new {
+        steps.prepare.push(Change::ClearServiceTraffic(place.id));
+    }
+    settle_backends(programmed, &mut service, desired, &place, now, steps);
+    let header = ServiceHeader { policy: policy_of(desired.policy), used: true, proto };
+    if service.header != header {
+        steps.switch.push(Change::Header { service: place.id, header });
+        service.header = header;
+    }
+    for (family, slots) in place.slots.into_iter().enumerate() {
+        let Some(slots) = slots else { continue };
+        if let Some(extent) = slots.extent {
+            let backends = slots.ids.clone();
+            steps.prepare.push(Change::Slots { word: extent.start, backends });
+        }
+        let index = segment_index(family);
+        let segment = slots.segment();
+        steps.switch.push(Change::Segment { service: place.id, index, segment });
+        if let Some(old) = std::mem::replace(&mut service.slots[family], slots).extent {
+            programmed.extents.release(old, now + QUARANTINE);
+        }
+    }
+    programmed.services.insert(desired.key.clone(), service);
+}
+
+fn settle_backends(
+    programmed: &mut Programmed,
+    service: &mut ProgrammedService,
+    desired: &DesiredService,
+    place: &Place,
+    now: Instant,
+    steps: &mut Steps,
+) {
+    let proto = desired.key.protocol.number();
+    for backend in &desired.backends {
+        let endpoint = (backend.addr, backend.port);
+        let Some(&(id, is_new)) = place.backends.get(&endpoint) else { continue };
+        let state = state_of(backend.state);
+        let bucket = socket_bucket(backend.addr, backend.port, proto);
+        steps.filter.extend(programmed.flag(bucket, filter::BACKEND));
+        if is_new {
+            let old = programmed.row(id).generation;
+            if old != 0 {
+                steps.prepare.push(Change::ClearBackendTraffic(id));
+            }
+            let row = backend_row(endpoint, place.id, state, old.wrapping_add(1).max(1));
+            steps.prepare.push(programmed.set_row(id, row));
+            service.backends.insert(endpoint, ProgrammedBackend { id, state, removed: None });
+        } else if let Some(known) = service.backends.get_mut(&endpoint)
+            && known.state != state
+        {
+            if let Some(at) = known.removed.take() {
+                programmed.removed.remove(&(at, id));
+            }
+            known.state = state;
+            let row = lb_common::Backend { state, ..programmed.row(id) };
+            let change = programmed.set_row(id, row);
+            // Before slots name it, or after they no longer do.
+            if state == backend_state::ACTIVE { &mut steps.prepare } else { &mut steps.withdraw }
+                .push(change);
+        }
+    }
+    for (endpoint, backend) in &mut service.backends {
+        if backend.removed.is_none() && !place.backends.contains_key(endpoint) {
+            backend.state = backend_state::REMOVED;
+            backend.removed = Some(now);
+            let owner = Some((desired.key.clone(), *endpoint));
+            steps.withdraw.push(programmed.remove_backend(backend.id, owner, now));
+        }
+    }
+}
+
+/// Takes a Service port out of service. Its frontends go before.
+fn retire(programmed: &mut Programmed, key: &ServicePortKey, now: Instant, steps: &mut Steps) {
+    let Some(service) = programmed.services.remove(key) else { return };
+    let ProgrammedService { id, name: _, header, slots, backends } = service;
+    for (family, slots) in slots.into_iter().enumerate() {
+        if let Some(extent) = slots.extent {
+            let index = segment_index(family);
+            let segment = Segment::default();
+            steps.withdraw.push(Change::Segment { service: id, index, segment });
+            programmed.extents.release(extent, now + QUARANTINE);
+        }
+    }
+    for (endpoint, backend) in backends {
+        if backend.removed.is_none() {
+            let owner: Option<(ServicePortKey, Endpoint)> = Some((key.clone(), endpoint));
+            steps.withdraw.push(programmed.remove_backend(backend.id, owner, now));
+        }
+    }
+    let header = ServiceHeader { used: false, ..header };
+    steps.withdraw.push(Change::Header { service: id, header });
+    steps.withdraw.push(Change::Name { service: id, name: None });
+    programmed.service_ids.release(id, now + QUARANTINE);
+}
+
+/// Removes, adds and replaces frontends. The row of a whole address is there
+/// only while the rows of its ports are, so that no known port is refused.
+fn move_frontends(
+    programmed: &mut Programmed,
+    wanted: BTreeMap<FrontendId, Frontend>,
+    steps: &mut Steps,
+) {
+    let old = std::mem::take(&mut programmed.frontends);
+    let by_kind = |ids: Vec<FrontendId>| -> (Vec<_>, Vec<_>) {
+        ids.into_iter().partition(FrontendId::is_address)
+    };
+    let gone = old.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+    let new = wanted.iter().filter(|(id, row)| old.get(id) != Some(row)).map(|(id, _)| *id);
+    let (gone_addresses, gone_ports) = by_kind(gone);
+    let (new_addresses, new_ports) = by_kind(new.collect());
+    // An address that loses all its ports loses its own row first; one that
+    // gains its first gets it last.
+    for id in gone_addresses.into_iter().chain(gone_ports) {
+        steps.frontends.push(Change::Frontend { id, row: None });
+    }
+    for id in new_ports.into_iter().chain(new_addresses) {
+        let flag = if id.is_address() {
+            programmed.flag(address_bucket(id.addr), filter::SERVICE_ADDR)
+        } else {
+            programmed.flag(socket_bucket(id.addr, id.port, id.proto), filter::FRONTEND)
+        };
+        steps.filter.extend(flag);
+        steps.frontends.push(Change::Frontend { id, row: wanted.get(&id).copied() });
+    }
+    programmed.frontends = wanted;
+}
+
+const fn state_of(state: BackendState) -> u8 {
+    match state {
+        BackendState::Active => backend_state::ACTIVE,
+        BackendState::Terminating => backend_state::TERMINATING,
+    }
+}
+
+const fn policy_of(policy: Policy) -> u8 {
+    match policy {
+        Policy::RoundRobin => policy::ROUND_ROBIN,
+        Policy::Random => policy::RANDOM,
+    }
+}

@@ -1,0 +1,198 @@
+//! What is programmed, and what is free: the agent's picture of the kernel.
+
+use super::change::{Change, Name};
+use super::extents::{Extent, ExtentPool};
+use super::ids::IdPool;
+use crate::dataplane::maps::{FrontendId, ServiceHeader};
+use crate::desired::ServicePortKey;
+use lb_common::value::backend_state;
+use lb_common::{Address as _, Backend, BePort, Frontend, Segment, Service, V4, V6, filter};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// How long an id, a run of slots or a removed backend's row is left alone.
+/// Packets in flight need microseconds; the rest is for updates that take long
+/// from their plan to their last write.
+pub const QUARANTINE: Duration = Duration::from_secs(2);
+
+/// Address and port of a backend.
+pub(super) type Endpoint = (IpAddr, u16);
+
+/// A backend's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ProgrammedBackend {
+    /// Its id.
+    pub(super) id: u32,
+    /// One of [`backend_state`].
+    pub(super) state: u8,
+    /// When it was removed, if it was.
+    pub(super) removed: Option<Instant>,
+}
+
+/// Slots of one family in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Slots {
+    /// Where they lie; none if there are none.
+    pub(super) extent: Option<Extent>,
+    /// The backend ids.
+    pub(super) ids: Vec<u32>,
+}
+
+impl Slots {
+    /// What the Service's row says.
+    pub(super) fn segment(&self) -> Segment {
+        let len = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        self.extent.map_or(Segment::default(), |extent| Segment { base: extent.start * 2, len })
+    }
+}
+
+/// A Service port's rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ProgrammedService {
+    /// Its id.
+    pub(super) id: u32,
+    /// Its name row, if it has one.
+    pub(super) name: Option<Name>,
+    /// The row beside the segments.
+    pub(super) header: ServiceHeader,
+    /// Slots by family.
+    pub(super) slots: [Slots; 2],
+    /// Backends, also those that were removed a moment ago.
+    pub(super) backends: BTreeMap<Endpoint, ProgrammedBackend>,
+}
+
+/// What is programmed, and what is free.
+#[derive(Clone, Debug)]
+pub(super) struct Programmed {
+    /// Service ports.
+    pub(super) services: BTreeMap<ServicePortKey, ProgrammedService>,
+    /// Frontends.
+    pub(super) frontends: BTreeMap<FrontendId, Frontend>,
+    /// Most frontends by family.
+    pub(super) frontend_capacity: [u32; 2],
+    /// Free Service ids.
+    pub(super) service_ids: IdPool,
+    /// Free backend ids.
+    pub(super) backend_ids: IdPool,
+    /// Free slots.
+    pub(super) extents: ExtentPool,
+    /// Backends in state REMOVED, by the time of it, and whose they were.
+    pub(super) removed: BTreeMap<(Instant, u32), Option<(ServicePortKey, Endpoint)>>,
+    /// Backend rows as they are, by id.
+    pub(super) rows: Vec<Backend>,
+    /// Filter flags by bucket.
+    pub(super) filter: Vec<u8>,
+}
+
+impl Programmed {
+    /// Frees the backends whose time has come; their rows keep the generation.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while let Some(entry) = self.removed.first_entry()
+            && entry.key().0 + QUARANTINE <= now
+        {
+            let ((_, id), owner) = entry.remove_entry();
+            if let Some((key, endpoint)) = owner
+                && let Some(service) = self.services.get_mut(&key)
+                && service.backends.get(&endpoint).is_some_and(|backend| backend.id == id)
+            {
+                service.backends.remove(&endpoint);
+            }
+            let generation = self.row(id).generation;
+            changes.push(self.set_row(id, Backend { generation, ..Backend::default() }));
+            self.backend_ids.release(id, now);
+        }
+        changes
+    }
+
+    /// When [`Programmed::expire`] has something to do next.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.removed.first_key_value().map(|((at, _), _)| *at + QUARANTINE)
+    }
+
+    /// The row of a backend.
+    pub(super) fn row(&self, id: u32) -> Backend {
+        self.rows.get(id as usize).copied().unwrap_or_default()
+    }
+
+    /// Notes a row and returns the write of it.
+    pub(super) fn set_row(&mut self, id: u32, row: Backend) -> Change {
+        if let Some(old) = self.rows.get_mut(id as usize) {
+            *old = row;
+        }
+        Change::Backend { backend: id, row }
+    }
+
+    /// Marks a backend as removed and returns the write of it.
+    pub(super) fn remove_backend(
+        &mut self,
+        id: u32,
+        owner: Option<(ServicePortKey, Endpoint)>,
+        now: Instant,
+    ) -> Change {
+        self.removed.insert((now, id), owner);
+        self.set_row(id, Backend { state: backend_state::REMOVED, ..self.row(id) })
+    }
+
+    /// Adds flags to a bucket, if it lacks any.
+    pub(super) fn flag(&mut self, bucket: u32, flags: u8) -> Option<Change> {
+        let known = self.filter.get_mut(bucket as usize)?;
+        let lacking = *known & flags != flags;
+        *known |= flags;
+        lacking.then_some(Change::Filter { bucket, flags })
+    }
+}
+
+/// Index of an address's family: 0 IPv4, 1 IPv6.
+pub(super) fn family(addr: IpAddr) -> usize {
+    usize::from(addr.is_ipv6())
+}
+
+/// Index of the family's cluster-wide segment in a Service's row.
+pub(super) const fn segment_index(family: usize) -> usize {
+    Service::segment_index(family, 0)
+}
+
+/// A backend's row.
+pub(super) fn backend_row(endpoint: Endpoint, service: u32, state: u8, generation: u32) -> Backend {
+    let addr = match endpoint.0 {
+        IpAddr::V4(addr) => V4::from(addr).to_words(),
+        IpAddr::V6(addr) => V6::from(addr).to_words(),
+    };
+    Backend {
+        addr,
+        port: BePort::new(endpoint.1),
+        state,
+        family: u8::from(endpoint.0.is_ipv6()),
+        generation,
+        service,
+        reserved: 0,
+    }
+}
+
+/// Address and port of a backend's row.
+pub(super) fn endpoint_of(row: &Backend) -> Endpoint {
+    let addr = match row.family {
+        0 => V4::from_words(row.addr).into(),
+        _ => V6::from_words(row.addr).into(),
+    };
+    (addr, row.port.get())
+}
+
+/// Filter bucket of an address.
+pub(super) fn address_bucket(addr: IpAddr) -> u32 {
+    match addr {
+        IpAddr::V4(addr) => filter::address_bucket(V4::from(addr)),
+        IpAddr::V6(addr) => filter::address_bucket(V6::from(addr)),
+    }
+}
+
+/// Filter bucket of an address with port and protocol.
+pub(super) fn socket_bucket(addr: IpAddr, port: u16, proto: u8) -> u32 {
+    let port = BePort::new(port);
+    match addr {
+        IpAddr::V4(addr) => filter::socket_bucket(V4::from(addr), port, proto),
+        IpAddr::V6(addr) => filter::socket_bucket(V6::from(addr), port, proto),
+    }
+}

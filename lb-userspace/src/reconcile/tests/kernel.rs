@@ -1,0 +1,139 @@
+//! The kernel's maps as plain memory, and what a packet sees in them.
+
+use super::super::change::Change;
+use super::super::image::Image;
+use super::super::state::{Endpoint, endpoint_of};
+use crate::dataplane::maps::FrontendId;
+use lb_common::value::backend_state;
+use lb_common::{Backend, Frontend, Segment, Service, filter};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// An empty kernel.
+pub(super) fn kernel(services: usize, backends: usize, words: usize, frontends: u32) -> Image {
+    Image {
+        names: vec![],
+        services: vec![Service::default(); services],
+        backends: vec![Backend::default(); backends],
+        slots: vec![0; words],
+        filter: vec![0; filter::BUCKETS as usize],
+        frontends: vec![],
+        frontend_capacity: [frontends; 2],
+    }
+}
+
+/// What `write` does to the real maps.
+pub(super) fn write(kernel: &mut Image, change: &Change) {
+    match change {
+        Change::Filter { bucket, flags } => kernel.filter[*bucket as usize] |= flags,
+        Change::Name { service, name } => {
+            kernel.names.retain(|(id, _)| id != service);
+            kernel.names.extend(name.as_ref().map(|name| (*service, name.0)));
+        }
+        Change::ClearServiceTraffic(_) | Change::ClearBackendTraffic(_) => {}
+        Change::Backend { backend, row } => kernel.backends[*backend as usize] = *row,
+        Change::Slots { word, backends } => {
+            for (index, two) in backends.chunks(2).enumerate() {
+                let high = two.get(1).map_or(0, |id| u64::from(*id) << 32);
+                kernel.slots[*word as usize + index] = u64::from(two[0]) | high;
+            }
+        }
+        Change::Header { service, header } => {
+            let row = &mut kernel.services[*service as usize];
+            (row.policy, row.used, row.proto) =
+                (header.policy, u8::from(header.used), header.proto);
+        }
+        Change::Segment { service, index, segment } => {
+            kernel.services[*service as usize].segments[*index] = *segment;
+        }
+        Change::Frontend { id, row } => {
+            kernel.frontends.retain(|(other, _)| other != id);
+            kernel.frontends.extend(row.map(|row| (*id, row)));
+            let count = kernel.frontends.iter().filter(|(other, _)| other.family() == id.family());
+            assert!(count.count() <= kernel.frontend_capacity[0] as usize, "a map overflowed");
+        }
+    }
+}
+
+/// Backends of one family, as a packet finds them.
+pub(super) type Set = BTreeSet<(u32, Endpoint)>;
+
+/// What packets find at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) frontends: BTreeMap<FrontendId, Frontend>,
+    /// By Service id and family.
+    pub(super) sets: BTreeMap<(u32, usize), Set>,
+}
+
+/// Follows every path that a packet can take, and checks each row on it.
+pub(super) fn view(kernel: &Image) -> View {
+    let frontends: BTreeMap<_, _> = kernel.frontends.iter().copied().collect();
+    let mut sets = BTreeMap::new();
+    for (id, row) in &frontends {
+        let service = kernel.services[row.service as usize];
+        let flags = |bucket: u32| kernel.filter[bucket as usize];
+        if id.is_address() {
+            let bucket = super::super::state::address_bucket(id.addr);
+            assert_ne!(flags(bucket) & filter::SERVICE_ADDR, 0, "{id} is not in the filter");
+            continue;
+        }
+        let bucket = super::super::state::socket_bucket(id.addr, id.port, id.proto);
+        assert_ne!(flags(bucket) & filter::FRONTEND, 0, "{id} is not in the filter");
+        assert_eq!(service.used, 1, "{id} leads to a row that nobody owns");
+        for (family, segment) in [service.segments[0], service.segments[2]].into_iter().enumerate()
+        {
+            let mut set = Set::new();
+            for backend in kernel.slots_of(segment).unwrap() {
+                let found = kernel.backends[backend as usize];
+                assert_ne!(backend, 0, "{id} has an empty slot");
+                assert_eq!(found.service, row.service, "{id} has another's backend");
+                assert_eq!(usize::from(found.family), family);
+                assert_ne!(found.state, backend_state::FREE, "{id} has a free backend");
+                let (addr, port) = endpoint_of(&found);
+                let bucket = super::super::state::socket_bucket(addr, port, id.proto);
+                assert_ne!(flags(bucket) & filter::BACKEND, 0, "{addr} is not in the filter");
+                set.insert((backend, (addr, port)));
+            }
+            sets.insert((row.service, family), set);
+        }
+    }
+    View { frontends, sets }
+}
+
+/// Packets that are still on their way with what they read earlier.
+#[derive(Default)]
+pub(super) struct Travellers(Vec<Traveller>);
+
+/// One packet: when it left, and what it read.
+struct Traveller {
+    left: Instant,
+    segment: Segment,
+    rows: Vec<(u32, Backend)>,
+}
+
+impl Travellers {
+    /// Remembers every segment in force.
+    pub(super) fn depart(&mut self, kernel: &Image, now: Instant) {
+        for segment in kernel.services.iter().flat_map(|service| service.segments) {
+            let ids = kernel.slots_of(segment).unwrap();
+            let rows = ids.into_iter().map(|id| (id, kernel.backends[id as usize])).collect();
+            self.0.push(Traveller { left: now, segment, rows });
+        }
+    }
+
+    /// Whoever left less than a second ago must find what there was then.
+    pub(super) fn check(&mut self, kernel: &Image, now: Instant) {
+        self.0.retain(|traveller| traveller.left + Duration::from_secs(1) > now);
+        for Traveller { left: _, segment, rows } in &self.0 {
+            let ids = kernel.slots_of(*segment).unwrap();
+            assert!(ids.iter().eq(rows.iter().map(|(id, _)| id)), "slots were reused at once");
+            for (id, then) in rows {
+                let row = kernel.backends[*id as usize];
+                assert_eq!(row.generation, then.generation, "backend {id} was reused at once");
+                assert_eq!(endpoint_of(&row), endpoint_of(then));
+                assert_ne!(row.state, backend_state::FREE, "backend {id} was freed at once");
+            }
+        }
+    }
+}

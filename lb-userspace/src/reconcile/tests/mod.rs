@@ -1,0 +1,317 @@
+//! Any sequence of desired states, with a packet between any two writes, and
+//! an agent that dies between any two writes.
+
+mod kernel;
+
+use super::adopt::adopt;
+use super::change::Change;
+use super::frontends::NetworkFacts;
+use super::image::Image;
+use super::plan::{Plan, plan};
+use super::refusal::Refusal;
+use super::state::Programmed;
+use crate::desired::{
+    BackendState, Desired, DesiredBackend, DesiredService, Policy, Protocol, ServicePortKey,
+};
+use kernel::{Travellers, View, kernel, view, write};
+use lb_common::value::backend_state;
+use proptest::prelude::*;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn key(name: &str) -> ServicePortKey {
+    ServicePortKey {
+        namespace: "default".into(),
+        name: name.into(),
+        port_name: "http".into(),
+        protocol: Protocol::Tcp,
+    }
+}
+
+fn backend(addr: &str, state: BackendState) -> DesiredBackend {
+    DesiredBackend { addr: ip(addr), port: 8080, state, local: false }
+}
+
+fn service(name: &str, ips: &[&str], backends: &[&str]) -> DesiredService {
+    DesiredService {
+        key: key(name),
+        port: 80,
+        policy: Policy::RoundRobin,
+        cluster_ips: ips.iter().map(|addr| ip(addr)).collect(),
+        node_port: None,
+        backends: backends.iter().map(|addr| backend(addr, BackendState::Active)).collect(),
+    }
+}
+
+fn desired(services: impl IntoIterator<Item = DesiredService>) -> Desired {
+    Desired { services: services.into_iter().map(|s| (s.key.clone(), s)).collect() }
+}
+
+fn facts() -> NetworkFacts {
+    NetworkFacts {
+        node_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
+        translation_addresses: vec![],
+    }
+}
+
+/// A kernel with its agent.
+struct World {
+    kernel: Image,
+    programmed: Programmed,
+    now: Instant,
+    travellers: Travellers,
+}
+
+impl World {
+    fn new(kernel: Image) -> Self {
+        let now = Instant::now();
+        let (programmed, changes) = adopt(kernel.clone(), now);
+        assert_eq!(changes, []);
+        Self { kernel, programmed, now, travellers: Travellers::default() }
+    }
+
+    fn apply(&mut self, desired: &Desired) -> Plan {
+        let mut changes = self.programmed.expire(self.now);
+        let plan = plan(&mut self.programmed, desired, &facts(), self.now);
+        changes.extend(plan.changes.iter().cloned());
+        self.execute(&changes, changes.len());
+        plan
+    }
+
+    /// Does the first `count` writes, with packets between them.
+    fn execute(&mut self, changes: &[Change], count: usize) {
+        let before = view(&self.kernel);
+        let mut finished = self.kernel.clone();
+        for change in changes {
+            write(&mut finished, change);
+        }
+        let after = view(&finished);
+        self.travellers.depart(&self.kernel, self.now);
+        for change in changes.iter().take(count) {
+            if matches!(change, Change::Segment { .. }) {
+                self.travellers.depart(&self.kernel, self.now);
+            }
+            write(&mut self.kernel, change);
+            self.travellers.check(&self.kernel, self.now);
+            complete(&view(&self.kernel), &before, &after);
+        }
+    }
+
+    /// Another agent takes over.
+    fn restart(&mut self) {
+        let (programmed, changes) = adopt(self.kernel.clone(), self.now);
+        self.programmed = programmed;
+        self.execute(&changes, changes.len());
+    }
+}
+
+/// A packet finds complete sets: those from before, or those from after.
+fn complete(now: &View, before: &View, after: &View) {
+    for (id, old) in &before.frontends {
+        let Some(new) = after.frontends.get(id) else { continue };
+        let Some(found) = now.frontends.get(id) else { panic!("{id} vanished for a moment") };
+        assert!(found == old || found == new, "{id} leads elsewhere for a moment");
+    }
+    for (id, row) in &now.frontends {
+        let known = before.frontends.contains_key(id) || after.frontends.contains_key(id);
+        assert!(known, "{id} appeared for a moment");
+        for family in [(row.service, 0), (row.service, 1)] {
+            let set = now.sets.get(&family);
+            let complete = [before, after].iter().any(|view| view.sets.get(&family) == set);
+            assert!(id.is_address() || complete, "{id} has half a set: {set:?}");
+        }
+        if id.is_address() && !before.frontends.contains_key(id) {
+            let ports = after.frontends.keys().filter(|port| port.addr == id.addr);
+            let missing = ports.filter(|port| !now.frontends.contains_key(port)).count();
+            assert_eq!(missing, 0, "{id} refuses ports that are about to be served");
+        }
+    }
+}
+
+fn any_service(index: usize) -> impl Strategy<Value = DesiredService> {
+    let backends = proptest::collection::btree_map(0_u8..6, (any::<bool>(), 0_u8..4), 0..6);
+    // A few addresses for many Services, so that they take over and collide.
+    let addresses = (0_u8..4, any::<bool>(), 80_u16..83);
+    (addresses, backends, proptest::option::of(30000_u16..30002), any::<bool>()).prop_map(
+        move |((addr, dual, port), backends, node_port, random)| {
+            let mut cluster_ips = vec![IpAddr::from([10, 96, 0, addr])];
+            cluster_ips.extend(dual.then(|| ip(&format!("fd00::{addr}"))));
+            let backends = backends.into_iter().map(|(host, (v6, state))| DesiredBackend {
+                addr: if v6 {
+                    ip(&format!("fd01::{host}"))
+                } else {
+                    IpAddr::from([10, 1, 0, host])
+                },
+                port: 8080,
+                state: if state == 0 { BackendState::Terminating } else { BackendState::Active },
+                local: false,
+            });
+            let mut backends: Vec<_> = backends.collect();
+            backends.sort();
+            DesiredService {
+                port,
+                policy: if random { Policy::Random } else { Policy::RoundRobin },
+                cluster_ips,
+                node_port,
+                backends,
+                ..service(&format!("s{index}"), &[], &[])
+            }
+        },
+    )
+}
+
+fn any_desired() -> impl Strategy<Value = Desired> {
+    let services: Vec<_> = (0..5).map(|index| proptest::option::of(any_service(index))).collect();
+    services.prop_map(|services| desired(services.into_iter().flatten()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(160))]
+
+    #[test]
+    fn packets_find_complete_sets_and_nothing_leaks(
+        small in any::<bool>(),
+        steps in proptest::collection::vec(
+            (any_desired(), 0_u64..3000, 0_u8..4, any::<proptest::sample::Index>()),
+            1..12,
+        ),
+    ) {
+        let empty = if small { kernel(5, 12, 8, 12) } else { kernel(40, 200, 200, 100) };
+        let mut world = World::new(empty);
+        let free = |p: &Programmed| (p.service_ids.free(), p.backend_ids.free(), p.extents.free());
+        let at_first = free(&world.programmed);
+        for (desired, wait, mishap, index) in steps {
+            world.now += Duration::from_millis(wait);
+            let ids = world.programmed.clone();
+            if mishap == 0 {
+                // The agent dies between two writes; the next one finds the rest.
+                let mut dying = world.programmed.clone();
+                let mut changes = dying.expire(world.now);
+                changes.extend(plan(&mut dying, &desired, &facts(), world.now).changes);
+                world.execute(&changes, index.index(changes.len() + 1));
+                world.restart();
+            }
+            let plan = world.apply(&desired);
+            for (key, service) in &world.programmed.services {
+                let Some(old) = ids.services.get(key) else { continue };
+                prop_assert!(mishap == 0 || old.id == service.id, "{} changed its id", key);
+                for (endpoint, backend) in &service.backends {
+                    let old = old.backends.get(endpoint);
+                    let kept = old.is_none_or(|old| {
+                        old.id == backend.id || old.removed.is_some()
+                    });
+                    prop_assert!(mishap == 0 || kept, "{:?} changed its id", endpoint);
+                }
+            }
+            if !small {
+                let full = |refusal: &Refusal| !matches!(refusal, Refusal::Taken { .. });
+                prop_assert!(!plan.refused.iter().any(|(_, refusal)| full(refusal)));
+            }
+            if mishap == 1 {
+                world.restart();
+            }
+            // What is in force needs no write, also for another agent.
+            if plan.refused.is_empty() {
+                let again = super::plan::plan(&mut world.programmed, &desired, &facts(), world.now);
+                prop_assert_eq!(again.changes, vec![]);
+                prop_assert_eq!(again.changed, 0);
+            }
+        }
+        world.apply(&Desired::default());
+        world.now += Duration::from_secs(10);
+        world.apply(&Desired::default());
+        prop_assert_eq!(free(&world.programmed), at_first);
+        prop_assert!(world.kernel.names.is_empty() && world.kernel.frontends.is_empty());
+        let used = |row: &lb_common::Backend| row.state != backend_state::FREE;
+        prop_assert!(!world.kernel.backends.iter().any(used));
+    }
+}
+
+#[test]
+fn a_terminating_backend_gets_nothing_new_and_a_removed_one_is_freed_later() {
+    let mut world = World::new(kernel(10, 10, 10, 10));
+    let mut web = service("web", &["10.96.0.1"], &["10.1.0.1", "10.1.0.2", "10.1.0.3"]);
+    world.apply(&desired([web.clone()]));
+    let ids: Vec<u32> = world.programmed.services[&web.key].slots[0].ids.clone();
+    web.backends[0].state = BackendState::Terminating;
+    web.backends.pop();
+    world.apply(&desired([web.clone()]));
+    let state = |world: &World, id: u32| world.kernel.backends[id as usize].state;
+    assert_eq!(world.programmed.services[&web.key].slots[0].ids, [ids[1]]);
+    assert_eq!(state(&world, ids[0]), backend_state::TERMINATING);
+    assert_eq!(state(&world, ids[2]), backend_state::REMOVED);
+    world.now += Duration::from_secs(3);
+    world.apply(&desired([web]));
+    assert_eq!(state(&world, ids[2]), backend_state::FREE);
+    assert_eq!(world.kernel.backends[ids[2] as usize].generation, 1);
+}
+
+#[test]
+fn a_backend_that_comes_back_at_once_is_the_same_one() {
+    let mut world = World::new(kernel(10, 10, 10, 10));
+    let web = service("web", &["10.96.0.1"], &["10.1.0.1", "10.1.0.2"]);
+    let without = service("web", &["10.96.0.1"], &["10.1.0.1"]);
+    world.apply(&desired([web.clone()]));
+    let ids = world.programmed.services[&web.key].slots[0].ids.clone();
+    world.apply(&desired([without]));
+    world.apply(&desired([web.clone()]));
+    assert_eq!(world.programmed.services[&web.key].slots[0].ids, ids);
+    world.now += Duration::from_secs(10);
+    world.apply(&desired([web]));
+    assert!(world.kernel.backends[ids[1] as usize].state == backend_state::ACTIVE);
+}
+
+#[test]
+fn a_full_map_refuses_the_one_service_port_that_does_not_fit() {
+    let mut world = World::new(kernel(10, 4, 10, 10));
+    let fits = service("a", &["10.96.0.1"], &["10.1.0.1", "10.1.0.2"]);
+    let big = service("b", &["10.96.0.2"], &["10.1.0.3", "10.1.0.4"]);
+    let after = service("c", &["10.96.0.3"], &["10.1.0.5"]);
+    let plan = world.apply(&desired([fits.clone(), big.clone(), after.clone()]));
+    let full = Refusal::NoBackend { needed: 1, max: 3 };
+    assert_eq!(plan.refused, [(big.key.clone(), full.clone())]);
+    assert_eq!(
+        full.to_string(),
+        "the backend map is full: it needs 1 more, and all 3 ids are in use"
+    );
+    assert!(world.programmed.services.contains_key(&after.key));
+
+    // What was freed is not used again at once.
+    let plan = world.apply(&desired([big.clone(), after.clone()]));
+    assert!(plan.refused.iter().all(|(_, refusal)| refusal.is_temporary()), "{plan:?}");
+    assert_eq!(plan.refused.len(), 1);
+    world.now += Duration::from_secs(3);
+    let plan = world.apply(&desired([big, after]));
+    assert_eq!(plan.refused, []);
+}
+
+#[test]
+fn a_service_port_that_would_take_anothers_frontend_is_refused_and_says_which() {
+    let mut world = World::new(kernel(10, 10, 10, 10));
+    let one = service("one", &["10.96.0.1"], &["10.1.0.1"]);
+    let two = service("two", &["10.96.0.1"], &["10.1.0.2"]);
+    let plan = world.apply(&desired([one, two.clone()]));
+    assert_eq!(plan.refused.len(), 1);
+    assert_eq!(plan.refused[0].0, two.key);
+    assert_eq!(
+        plan.refused[0].1.to_string(),
+        "10.96.0.1:80 TCP already belongs to another Service port"
+    );
+}
+
+#[test]
+fn node_ports_answer_on_every_address_of_the_services_families() {
+    let mut world = World::new(kernel(10, 10, 10, 10));
+    let v4 = DesiredService {
+        node_port: Some(30080),
+        ..service("web", &["10.96.0.1"], &["10.1.0.1", "fd01::1"])
+    };
+    world.apply(&desired([v4]));
+    let view = view(&world.kernel);
+    let frontends: Vec<String> = view.frontends.keys().map(ToString::to_string).collect();
+    assert_eq!(frontends, ["address 10.96.0.1", "10.96.0.1:80 TCP", "192.0.2.1:30080 TCP"]);
+}
