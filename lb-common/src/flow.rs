@@ -82,6 +82,8 @@ pub struct Flow<A> {
     pub backend: u32,
     /// The generation of the backend's row when the flow began.
     pub generation: u32,
+    /// Interface that the client's first packet came in on.
+    pub ifindex: u32,
     /// Bits of [`crate::tcp::state`].
     pub tcp: u8,
     /// Bits of [`flag`].
@@ -109,7 +111,7 @@ pub struct Flow<A> {
     /// The source port behind source translation, or [`BePort::NONE`].
     pub snat_port: BePort,
     /// Always 0.
-    pub tail: [u16; 3],
+    pub tail: u16,
 }
 
 impl<A: Address> Flow<A> {

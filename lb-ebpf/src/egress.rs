@@ -92,15 +92,17 @@ fn towards_backend<A: Family>(
     Verdict::SourceTranslated
 }
 
-/// The address that must take the client's place, if one must: for a client
-/// that is its own backend, and for a client from outside whose backend is not
-/// a pod of this node.
+/// The address that must take the client's place, if one must, since the reply
+/// would not come back through this node: for a client that is its own
+/// backend, for one behind the same interface as the backend, and for one from
+/// outside whose backend is not a pod of this node.
 #[inline(always)]
 fn snat_address<A: Family>(ifindex: u32, row: &Flow<A>) -> Option<A> {
     // SAFETY: the row is copied at once; the agent replaces rows whole.
     let interface: Interface = *unsafe { LB_INTERFACES.get(&ifindex) }?;
     let hairpin = row.client == row.backend_addr;
+    let one_armed = row.ifindex == ifindex;
     let beyond = row.flags & flag::EXTERNAL != 0 && interface.role != role::POD;
     let address = A::snat_of(&interface);
-    ((hairpin || beyond) && address != A::NONE).then_some(address)
+    ((hairpin || one_armed || beyond) && address != A::NONE).then_some(address)
 }

@@ -187,6 +187,7 @@ pub(crate) fn new_flow<A: Family>(
     flow.generation = picked.row.generation;
     flow.backend_addr = A::from_words(picked.row.addr);
     flow.backend_port = picked.row.port;
+    flow.ifindex = arrival.ifindex;
     if is_external(arrival.ifindex) {
         flow.flags = flag::EXTERNAL;
     }
