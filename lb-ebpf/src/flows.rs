@@ -76,21 +76,30 @@ pub(crate) fn note<A: Family>(
     }
     row.tcp = next;
     row.last_used = now;
-    touch(other, next, now);
+    touch(other, row);
     true
 }
 
-/// Brings another row of the same flow up to date: it ages and closes with
-/// this one, and being looked up keeps it from being evicted while only one
-/// direction has traffic.
+/// Brings another row of `row`'s flow up to date: it ages and closes with it,
+/// and being looked up keeps it from being evicted while only one direction
+/// has traffic.
 #[inline(always)]
-pub(crate) fn touch<A: Family>(key: &FlowKey<A>, tcp: u8, now: u64) {
+pub(crate) fn touch<A: Family>(key: &FlowKey<A>, row: &Flow<A>) {
     if let Some(twin) = A::flows().get_ptr_mut(key) {
         // SAFETY: the kernel keeps the element's memory valid for this run.
         let twin = unsafe { &mut *twin };
-        twin.tcp |= tcp;
-        twin.last_used = now;
+        if same_run(twin, row) {
+            twin.tcp |= row.tcp;
+            twin.last_used = row.last_used;
+        }
     }
+}
+
+/// Whether two rows are of one run of a flow. A client may use its port again,
+/// and be given another backend: rows of the run before then stay for a while.
+#[inline(always)]
+fn same_run<A: Family>(a: &Flow<A>, b: &Flow<A>) -> bool {
+    a.backend == b.backend && a.generation == b.generation && a.source_port == b.source_port
 }
 
 /// Whether two rows are of the same flow.
@@ -119,35 +128,56 @@ fn random_port() -> BePort {
 #[inline(always)]
 pub(crate) fn reserve_reverse<A: Family>(flow: &mut Flow<A>, now: u64) -> Result<(), Failure> {
     flow.source_port = flow.client_port;
-    let key = flow.reverse_key();
-    if add(&key, flow) {
-        return Ok(());
-    }
-    let Some(holder) = A::flows().get_ptr_mut(&key) else {
-        // Evicted just now, or the table is in trouble: the second try tells.
-        return if put(&key, flow) { Ok(()) } else { Err(Failure::NoRow) };
-    };
-    // SAFETY: the kernel keeps the element's memory valid for this run.
-    let holder = unsafe { &mut *holder };
-    if same(holder, flow) {
-        return if put(&key, flow) { Ok(()) } else { Err(Failure::NoRow) };
-    }
-    if holder.is_over(now) {
-        // Its packets must not find the backend any more: replies now belong
-        // to the new flow.
-        let forward = holder.forward_key();
-        remove(&forward);
-        return if put(&key, flow) { Ok(()) } else { Err(Failure::NoRow) };
-    }
     let mut n = 0;
     while n < PORT_TRIES {
-        flow.source_port = random_port();
-        if add(&flow.reverse_key(), flow) {
-            return Ok(());
+        match claim_reverse(flow, now) {
+            Claim::Mine => return Ok(()),
+            Claim::Failed => return Err(Failure::NoRow),
+            Claim::Taken => flow.source_port = random_port(),
         }
         n += 1;
     }
     Err(Failure::NoPort)
+}
+
+enum Claim {
+    Mine,
+    Taken,
+    Failed,
+}
+
+/// Reserves the tuple of replies with the source port as it is: from nobody,
+/// from an earlier run of the same flow, or from a flow that is over.
+#[inline(always)]
+fn claim_reverse<A: Family>(flow: &Flow<A>, now: u64) -> Claim {
+    let key = flow.reverse_key();
+    if add(&key, flow) {
+        return Claim::Mine;
+    }
+    if let Some(holder) = A::flows().get_ptr_mut(&key) {
+        // SAFETY: the kernel keeps the element's memory valid for this run.
+        let holder = unsafe { &mut *holder };
+        if !same(holder, flow) {
+            if !holder.is_over(now) {
+                return Claim::Taken;
+            }
+            forget_forward(holder);
+        }
+    }
+    if put(&key, flow) { Claim::Mine } else { Claim::Failed }
+}
+
+/// Removes the forward row of a flow that has lost its reverse row: replies to
+/// its packets would no longer be known.
+#[inline(always)]
+fn forget_forward<A: Family>(flow: &Flow<A>) {
+    let key = flow.forward_key();
+    if let Some(row) = A::flows().get_ptr_mut(&key) {
+        // SAFETY: the kernel keeps the element's memory valid for this run.
+        if same_run(unsafe { &*row }, flow) {
+            remove(&key);
+        }
+    }
 }
 
 /// Gives the flow a source of this node: reserves a port of `snat` towards the

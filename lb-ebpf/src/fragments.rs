@@ -6,8 +6,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use lb_common::csum::{address_diff, fold};
 use lb_common::filter::SERVICE_ADDR;
-use lb_common::{Address, Hook, Tuple, V4, V6, Verdict};
+use lb_common::{Address, FrontendKey, Hook, Tuple, V4, V6, Verdict};
 
+use crate::family::Family;
 use crate::filter;
 use crate::packet::Packet;
 use crate::rewrite::RewriteFamily;
@@ -45,7 +46,7 @@ static LB_FRAGMENTS_V6: LruHashMap<DatagramKey<V6>, Addresses<V6>> =
     LruHashMap::with_max_entries(MAX_FRAGMENTED, 0);
 
 /// A family's map of fragmented datagrams.
-pub(crate) trait FragmentFamily: Address + 'static {
+pub(crate) trait FragmentFamily: Family {
     /// The map.
     fn fragmented() -> &'static LruHashMap<DatagramKey<Self>, Addresses<Self>>;
 }
@@ -100,8 +101,9 @@ pub(crate) fn later<A: FragmentFamily + RewriteFamily>(
     // SAFETY: copied at once.
     let Some(to) = unsafe { A::fragmented().get(&key(packet, hook)) }.copied() else {
         // Nobody else can do anything with a piece of a Service's datagram.
-        let ours = hook as u32 == Hook::Ingress as u32
-            && filter::address(packet.tuple.dst) & SERVICE_ADDR != 0;
+        let ours = matches!(hook, Hook::Ingress)
+            && filter::address(packet.tuple.dst) & SERVICE_ADDR != 0
+            && A::frontends().get_ptr(&FrontendKey::address(packet.tuple.dst)).is_some();
         return if ours { Verdict::DroppedFragment } else { Verdict::Passed };
     };
     let from = &packet.tuple;

@@ -156,7 +156,7 @@ fn returned<A: XdpFamily>(
     let action = way.take(arrival.ifindex).ok_or(Verdict::HandedOver)?;
     rewrite_frame::frame(window, packet, &to, &way.macs).ok_or(Verdict::HandedOver)?;
     if flows::note(row, &row.forward_key(), tcp::From::Backend, packet.flags, arrival.now) {
-        flows::touch(&row.reverse_key(), row.tcp, arrival.now);
+        flows::touch(&row.reverse_key(), row);
     }
     stats::packet_out(row.service, row.backend, arrival.size);
     Ok((Verdict::Returned, action))
