@@ -14,6 +14,7 @@ use crate::egress::{self, Departure};
 use crate::family::Family;
 use crate::fragments;
 use crate::ingress::{self, Arrival};
+use crate::log;
 use crate::packet::{self, ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, Window};
 use crate::refuse;
 use crate::rewrite::{self, RewriteFamily};
@@ -165,6 +166,9 @@ fn egress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let verdict = egress::decide(&packet, &departure, &mut to, |tuple| {
         has_socket(skb(ctx), tuple, packet.proto)
     });
+    if verdict == Verdict::DroppedNoPort {
+        log::no_source_port(ctx, &packet.tuple, departure.now);
+    }
     finish(Hook::Egress, apply(ctx, &packet, &to, verdict, L3, Hook::Egress))
 }
 
