@@ -3,6 +3,8 @@
 
 pub mod dataplane;
 pub mod desired;
+pub mod model;
 pub mod netlink;
 pub mod object;
 pub mod reconcile;
+pub mod source;

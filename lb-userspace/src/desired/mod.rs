@@ -1,6 +1,9 @@
 //! What the data plane should do: Service ports with their addresses, policy
 //! and backends, free of everything that only Kubernetes needs to know.
 
+mod claims;
+mod compile;
+mod endpoints;
 mod problem;
 
 use std::collections::BTreeMap;
@@ -10,6 +13,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
+pub use self::compile::{CompileOptions, compile};
 pub use self::problem::{Problem, Severity};
 
 /// Transport protocol of a Service port.

@@ -5,7 +5,7 @@ use std::fmt;
 /// Whether the object is in force in spite of the problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
-    /// The object, or the file, is refused.
+    /// The file, the object, or an address that it claims is refused.
     Error,
     /// The object is in force, without the part that the problem names.
     Warning,

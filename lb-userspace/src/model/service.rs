@@ -1,0 +1,481 @@
+//! Services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1 as api;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::{Findings, ObjectName, value};
+use crate::desired::{Policy, Protocol};
+
+/// The annotation that picks a Service's policy.
+pub const POLICY_ANNOTATION: &str = "lb.network/policy";
+
+/// Services with this label, whatever its value, are another proxy's.
+const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+
+/// A Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// When it was created, in seconds since 1970: of two Services that claim the
+    /// same address, the older keeps it.
+    pub created: Option<i64>,
+    /// Why it gets no traffic, if so.
+    pub not_proxied: Option<NotProxied>,
+    /// Cluster addresses, at most one of each family.
+    pub cluster_ips: Vec<IpAddr>,
+    /// Ports, without those of protocols that the data plane does not know.
+    pub ports: Vec<ServicePort>,
+    /// Labels of its Pods; empty if its endpoints are written by hand.
+    pub selector: BTreeMap<String, String>,
+    /// Whether Pods that are not ready count as ready.
+    pub publish_not_ready_addresses: bool,
+    /// Its own policy, if it names a known one.
+    pub policy: Option<Policy>,
+}
+
+/// Why a Service is left alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotProxied {
+    /// It is a name in DNS only.
+    ExternalName,
+    /// It has no cluster address by intent.
+    Headless,
+    /// It has no cluster address yet.
+    NoClusterIp,
+    /// A label gives it to another proxy.
+    OtherProxy,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Position in `spec.ports`, for messages.
+    pub index: usize,
+    /// Name; empty if the Service has only one port.
+    pub name: String,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Port on the cluster addresses.
+    pub port: u16,
+    /// Port of the Pods.
+    pub target: TargetPort,
+    /// Port on the nodes' addresses.
+    pub node_port: Option<u16>,
+}
+
+/// Where a Service's port leads to in a Pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetPort {
+    /// A number.
+    Number(u16),
+    /// The name of a container's port.
+    Name(String),
+}
+
+impl Service {
+    /// Checks a Service of the API; none if it is refused.
+    pub fn from_api(
+        name: ObjectName,
+        service: api::Service,
+        findings: &mut Findings,
+    ) -> Option<Self> {
+        findings.check("metadata.namespace", value::label(&name.namespace));
+        findings.check("metadata.name", value::label(&name.name));
+        let metadata = service.metadata;
+        let policy = policy(metadata.annotations.as_ref(), findings);
+        let Some(mut spec) = service.spec else {
+            findings.error("spec", "is missing");
+            return None;
+        };
+        let kind = match spec.type_.as_deref() {
+            None => "ClusterIP",
+            Some(kind) => findings.check(
+                "spec.type",
+                value::choice(kind, &["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]),
+            )?,
+        };
+        check_choices(&spec, findings);
+        let cluster_ips = cluster_ips(&spec, findings);
+        let other_proxy =
+            metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(PROXY_NAME_LABEL));
+        let not_proxied = if kind == "ExternalName" {
+            Some(NotProxied::ExternalName)
+        } else if other_proxy {
+            Some(NotProxied::OtherProxy)
+        } else {
+            match cluster_ips {
+                ClusterIps::Headless => Some(NotProxied::Headless),
+                ClusterIps::Missing => Some(NotProxied::NoClusterIp),
+                ClusterIps::Refused | ClusterIps::Some(_) => None,
+            }
+        };
+        let ports = ports(spec.ports.take().unwrap_or_default(), kind, not_proxied, findings);
+        if not_proxied == Some(NotProxied::NoClusterIp) {
+            findings.warning(
+                "spec.clusterIP",
+                "is missing and nothing here allocates one, so the Service gets no traffic",
+            );
+        }
+        if not_proxied.is_none() {
+            warn_of_unsupported(&spec, findings);
+        }
+        if findings.refused() {
+            return None;
+        }
+        Some(Self {
+            name,
+            created: metadata.creation_timestamp.map(|time| time.0.as_second()),
+            not_proxied,
+            cluster_ips: match cluster_ips {
+                ClusterIps::Some(addresses) => addresses,
+                ClusterIps::Headless | ClusterIps::Missing | ClusterIps::Refused => Vec::new(),
+            },
+            ports,
+            selector: spec.selector.unwrap_or_default(),
+            publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or(false),
+            policy,
+        })
+    }
+}
+
+fn policy(
+    annotations: Option<&BTreeMap<String, String>>,
+    findings: &mut Findings,
+) -> Option<Policy> {
+    let name = annotations?.get(POLICY_ANNOTATION)?;
+    match name.parse() {
+        Ok(policy) => Some(policy),
+        Err(error) => {
+            findings.warning(
+                format_args!("metadata.annotations[{POLICY_ANNOTATION}]"),
+                format_args!("{name:?} is {error}, so the default policy applies"),
+            );
+            None
+        }
+    }
+}
+
+/// Words that the API server would refuse.
+fn check_choices(spec: &api::ServiceSpec, findings: &mut Findings) {
+    const TRAFFIC_POLICIES: &[&str] = &["Cluster", "Local"];
+    let choices: [(&str, Option<&String>, &[&str]); 4] = [
+        ("spec.sessionAffinity", spec.session_affinity.as_ref(), &["None", "ClientIP"]),
+        ("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_ref(), TRAFFIC_POLICIES),
+        ("spec.externalTrafficPolicy", spec.external_traffic_policy.as_ref(), TRAFFIC_POLICIES),
+        (
+            "spec.ipFamilyPolicy",
+            spec.ip_family_policy.as_ref(),
+            &["SingleStack", "PreferDualStack", "RequireDualStack"],
+        ),
+    ];
+    for (field, word, words) in choices {
+        // The API server reads an empty word as "not given".
+        if let Some(word) = word.filter(|word| !word.is_empty()) {
+            findings.check(field, value::choice(word, words));
+        }
+    }
+}
+
+/// Semantics that a user could rely on and would not get.
+fn warn_of_unsupported(spec: &api::ServiceSpec, findings: &mut Findings) {
+    let given = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
+    let unsupported = [
+        ("spec.sessionAffinity", spec.session_affinity.as_deref() == Some("ClientIP")),
+        ("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref() == Some("Local")),
+        ("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref() == Some("Local")),
+        ("spec.externalIPs", given(&spec.external_ips)),
+    ];
+    for (field, _) in unsupported.into_iter().filter(|(_, found)| *found) {
+        findings.warning(field, "is not supported yet and has no effect");
+    }
+}
+
+enum ClusterIps {
+    Some(Vec<IpAddr>),
+    Headless,
+    Missing,
+    Refused,
+}
+
+fn cluster_ips(spec: &api::ServiceSpec, findings: &mut Findings) -> ClusterIps {
+    let first = spec.cluster_ip.as_deref().filter(|text| !text.is_empty());
+    let list: Vec<(String, &str)> = match spec.cluster_ips.as_deref() {
+        None | Some([]) => first.map(|text| ("spec.clusterIP".into(), text)).into_iter().collect(),
+        Some(list) => list
+            .iter()
+            .enumerate()
+            .map(|(index, text)| (format!("spec.clusterIPs[{index}]"), text.as_str()))
+            .collect(),
+    };
+    let Some((_, primary)) = list.first() else {
+        return ClusterIps::Missing;
+    };
+    if let Some(first) = first.filter(|first| first != primary) {
+        findings.error(
+            "spec.clusterIPs[0]",
+            format_args!("{primary:?} must be the same as spec.clusterIP, {first:?}"),
+        );
+        return ClusterIps::Refused;
+    }
+    if *primary == "None" && list.len() == 1 {
+        return ClusterIps::Headless;
+    }
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let mut good = true;
+    for (field, text) in &list {
+        match findings.check(field, value::unicast_address(text)) {
+            None => good = false,
+            Some(addr) if addresses.iter().any(|other| other.is_ipv4() == addr.is_ipv4()) => {
+                findings.error(field, format_args!("{addr} is a second address of its family"));
+                good = false;
+            }
+            Some(addr) => addresses.push(addr),
+        }
+    }
+    if !good {
+        return ClusterIps::Refused;
+    }
+    check_families(spec, &addresses, findings);
+    ClusterIps::Some(addresses)
+}
+
+/// `spec.ipFamilies`, where given, says what the addresses must be.
+fn check_families(spec: &api::ServiceSpec, addresses: &[IpAddr], findings: &mut Findings) {
+    for (index, family) in spec.ip_families.iter().flatten().enumerate() {
+        let field = format!("spec.ipFamilies[{index}]");
+        let known = value::choice(family, &["IPv4", "IPv6"]);
+        let Some(family) = findings.check(&field, known) else {
+            continue;
+        };
+        if let Some(addr) = addresses.get(index)
+            && addr.is_ipv4() != (family == "IPv4")
+        {
+            findings.error(field, format_args!("{family} is not the family of {addr}"));
+        }
+    }
+}
+
+fn ports(
+    ports: Vec<api::ServicePort>,
+    kind: &str,
+    not_proxied: Option<NotProxied>,
+    findings: &mut Findings,
+) -> Vec<ServicePort> {
+    let may_have_none =
+        matches!(not_proxied, Some(NotProxied::ExternalName | NotProxied::Headless));
+    if ports.is_empty() && !may_have_none {
+        findings.error("spec.ports", "must have at least one port");
+    }
+    let several = ports.len() > 1;
+    let mut names = BTreeSet::new();
+    let mut numbers = BTreeSet::new();
+    let mut node_ports = BTreeSet::new();
+    let mut checked = Vec::with_capacity(ports.len());
+    for (index, port) in ports.into_iter().enumerate() {
+        let field = |name: &str| format!("spec.ports[{index}].{name}");
+        let name = port.name.unwrap_or_default();
+        if !name.is_empty() {
+            findings.check(field("name"), value::label(&name));
+        } else if several {
+            findings.error(field("name"), "is needed if a Service has more than one port");
+        }
+        let protocol = findings.check(field("protocol"), value::protocol(port.protocol.as_deref()));
+        let number = findings.check(field("port"), value::port(port.port));
+        let target = target(port.target_port, number, &field("targetPort"), findings);
+        let node_port = match port.node_port {
+            None | Some(0) => None,
+            Some(_) if kind == "ClusterIP" => {
+                findings
+                    .error(field("nodePort"), "is allowed only with type NodePort or LoadBalancer");
+                None
+            }
+            Some(number) => findings.check(field("nodePort"), value::port(number)),
+        };
+        if protocol == Some(None) {
+            findings.warning(
+                field("protocol"),
+                "SCTP is not supported yet, so this port gets no traffic",
+            );
+        }
+        let (Some(protocol), Some(number), Some(target)) = (protocol, number, target) else {
+            continue;
+        };
+        if !name.is_empty() && !names.insert(name.clone()) {
+            findings.error(field("name"), format_args!("{name:?} is the name of two ports"));
+        }
+        if !numbers.insert((number, protocol)) {
+            findings.error(field("port"), format_args!("{number} is there twice"));
+        }
+        if let Some(node_port) = node_port
+            && !node_ports.insert((node_port, protocol))
+        {
+            findings.error(field("nodePort"), format_args!("{node_port} is there twice"));
+        }
+        if let Some(protocol) = protocol {
+            checked.push(ServicePort { index, name, protocol, port: number, target, node_port });
+        }
+    }
+    checked
+}
+
+fn target(
+    target: Option<IntOrString>,
+    port: Option<u16>,
+    field: &str,
+    findings: &mut Findings,
+) -> Option<TargetPort> {
+    match target {
+        // The API server fills in the port for an empty target.
+        None | Some(IntOrString::Int(0)) => port.map(TargetPort::Number),
+        Some(IntOrString::String(name)) if name.is_empty() => port.map(TargetPort::Number),
+        Some(IntOrString::Int(number)) => {
+            findings.check(field, value::port(number)).map(TargetPort::Number)
+        }
+        Some(IntOrString::String(name)) => {
+            findings.check(field, value::service_name(&name)).map(|()| TargetPort::Name(name))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::desired::Severity;
+
+    fn read(spec: &serde_json::Value) -> (Option<Service>, Vec<String>) {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": { "name": "web", "namespace": "default" },
+            "spec": spec,
+        });
+        let mut findings = Findings::default();
+        let service = Service::from_api(
+            ObjectName { namespace: "default".into(), name: "web".into() },
+            serde_json::from_value(object).unwrap(),
+            &mut findings,
+        );
+        let lines = findings
+            .into_vec()
+            .into_iter()
+            .map(|finding| {
+                let mark = if finding.severity == Severity::Error { "E" } else { "W" };
+                format!("{mark} {}: {}", finding.field, finding.message)
+            })
+            .collect();
+        (service, lines)
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_api_server() {
+        let (service, findings) =
+            read(&json!({ "clusterIP": "10.96.0.1", "ports": [{ "port": 80 }] }));
+        assert_eq!(findings, [""; 0]);
+        let service = service.unwrap();
+        assert_eq!(
+            service.ports,
+            [ServicePort {
+                index: 0,
+                name: String::new(),
+                protocol: Protocol::Tcp,
+                port: 80,
+                target: TargetPort::Number(80),
+                node_port: None,
+            }]
+        );
+        assert_eq!(service.not_proxied, None);
+    }
+
+    #[test]
+    fn each_bad_value_is_named_and_refuses_the_object() {
+        let good = json!({ "clusterIP": "10.96.0.1", "type": "NodePort", "ports": [
+            { "name": "a", "port": 80, "nodePort": 30080 }, { "name": "b", "port": 81 } ] });
+        assert!(read(&good).0.is_some());
+        let cases = [
+            (
+                "/ports/0/port",
+                json!(0),
+                "E spec.ports[0].port: must be a port from 1 to 65535, not 0",
+            ),
+            ("/ports/1/port", json!(65_536), "E spec.ports[1].port: must be a port"),
+            ("/ports/1/port", json!(80), "E spec.ports[1].port: 80 is there twice"),
+            ("/ports/1/name", json!("a"), "E spec.ports[1].name: \"a\" is the name of two"),
+            ("/ports/1/name", json!(""), "E spec.ports[1].name: is needed"),
+            ("/ports/1/name", json!("HTTP"), "E spec.ports[1].name: \"HTTP\" must be"),
+            ("/ports/0/nodePort", json!(-1), "E spec.ports[0].nodePort: must be a port"),
+            ("/ports/1/nodePort", json!(30080), "E spec.ports[1].nodePort: 30080 is there twice"),
+            ("/ports/0/protocol", json!("tcp"), "E spec.ports[0].protocol: \"tcp\" is not one"),
+            ("/ports/0/targetPort", json!(70000), "E spec.ports[0].targetPort: must be a port"),
+            ("/ports/0/targetPort", json!("80"), "E spec.ports[0].targetPort: \"80\" must be"),
+            ("/clusterIP", json!("10.96.0.256"), "E spec.clusterIP: \"10.96.0.256\" is not an IP"),
+            ("/clusterIP", json!("127.0.0.1"), "E spec.clusterIP: 127.0.0.1 is a loopback"),
+            (
+                "/clusterIPs",
+                json!(["10.96.0.2"]),
+                "E spec.clusterIPs[0]: \"10.96.0.2\" must be the same",
+            ),
+            (
+                "/clusterIPs",
+                json!(["10.96.0.1", "10.96.0.2"]),
+                "E spec.clusterIPs[1]: 10.96.0.2 is a second",
+            ),
+            (
+                "/ipFamilies",
+                json!(["IPv6"]),
+                "E spec.ipFamilies[0]: IPv6 is not the family of 10.96.0.1",
+            ),
+            ("/type", json!("Clusterip"), "E spec.type: \"Clusterip\" is not one of"),
+            ("/type", json!("ClusterIP"), "E spec.ports[0].nodePort: is allowed only"),
+            ("/sessionAffinity", json!("yes"), "E spec.sessionAffinity: \"yes\" is not one of"),
+            ("/ports", json!([]), "E spec.ports: must have at least one port"),
+        ];
+        for (pointer, bad, expected) in cases {
+            let mut spec = good.clone();
+            let (parent, leaf) = pointer.rsplit_once('/').unwrap();
+            spec.pointer_mut(parent).unwrap()[leaf] = bad;
+            let (service, findings) = read(&spec);
+            assert_eq!(service, None, "{pointer}");
+            assert!(findings.iter().any(|line| line.starts_with(expected)), "{findings:?}");
+        }
+    }
+
+    #[test]
+    fn sctp_ports_are_left_out_with_a_warning() {
+        let (service, findings) = read(&json!({ "clusterIP": "10.96.0.1", "ports": [
+            { "name": "a", "port": 80, "protocol": "SCTP" }, { "name": "b", "port": 80 } ] }));
+        assert_eq!(service.unwrap().ports.len(), 1);
+        assert!(findings[0].starts_with("W spec.ports[0].protocol: SCTP is not supported yet"));
+    }
+
+    #[test]
+    fn an_unknown_policy_is_a_warning() {
+        let mut findings = Findings::default();
+        let annotations = [(POLICY_ANNOTATION.to_owned(), "maglev".to_owned())].into();
+        assert_eq!(policy(Some(&annotations), &mut findings), None);
+        let finding = findings.into_vec().remove(0);
+        assert_eq!(finding.severity, Severity::Warning);
+        assert_eq!(finding.field, "metadata.annotations[lb.network/policy]");
+    }
+
+    #[test]
+    fn services_without_a_usable_address_are_not_proxied() {
+        let ports = json!([{ "port": 80 }]);
+        for (spec, why) in [
+            (json!({ "clusterIP": "None", "ports": ports }), NotProxied::Headless),
+            (json!({ "clusterIP": "None" }), NotProxied::Headless),
+            (json!({ "clusterIP": "", "ports": ports }), NotProxied::NoClusterIp),
+            (json!({ "ports": ports }), NotProxied::NoClusterIp),
+            (
+                json!({ "type": "ExternalName", "externalName": "x.example" }),
+                NotProxied::ExternalName,
+            ),
+        ] {
+            assert_eq!(read(&spec).0.unwrap().not_proxied, Some(why));
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Text to documents: YAML and JSON, several documents a file, typed as kubectl
+//! types them. Documents are not interpreted here.
+
+use std::fmt;
+
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+/// Why a file holds no documents.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}, column {column}: {message}")]
+pub(super) struct ParseError {
+    line: u64,
+    column: u64,
+    message: String,
+}
+
+/// All documents of a file, without the empty ones. As in kubectl, text that
+/// begins with a brace is JSON if it parses as such, whatever the file's name.
+pub(super) fn parse(text: &str, json_only: bool) -> Result<Vec<Value>, ParseError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if json_only {
+        return json(text);
+    }
+    if text.trim_start().starts_with('{')
+        && let Ok(documents) = json(text)
+    {
+        return Ok(documents);
+    }
+    yaml(text)
+}
+
+fn yaml(text: &str) -> Result<Vec<Value>, ParseError> {
+    // The size of the file bounds nodes and documents; what aliases repeat is
+    // bounded apart, and deep nesting would cost stack.
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: usize::MAX,
+            max_nodes: usize::MAX,
+            max_documents: usize::MAX,
+            max_depth: 64,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
+        emit_comments: false,
+        with_snippet: false,
+        // kubectl reads YAML 1.1: `defaultMode: 0644` is 420, and `on` is true.
+        legacy_octal_numbers: true,
+        strict_booleans: false,
+    };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+        let location = error.location();
+        let message = error.without_snippet().render_with_options(serde_saphyr::render_options! {
+            snippets: serde_saphyr::SnippetMode::Off,
+        });
+        ParseError {
+            line: location.map_or(0, |at| at.line()),
+            column: location.map_or(0, |at| at.column()),
+            message: without_position(&message).to_owned(),
+        }
+    })
+}
+
+fn json(text: &str) -> Result<Vec<Value>, ParseError> {
+    let mut documents = Vec::new();
+    for document in serde_json::Deserializer::from_str(text).into_iter::<Unique>() {
+        let Unique(value) = document.map_err(|error| ParseError {
+            line: error.line() as u64,
+            column: error.column() as u64,
+            message: without_position(&error.to_string()).to_owned(),
+        })?;
+        if !value.is_null() {
+            documents.push(value);
+        }
+    }
+    Ok(documents)
+}
+
+/// Parsers append where it is, which stands at the beginning already.
+fn without_position(message: &str) -> &str {
+    message.rsplit_once(" at line ").map_or(message, |(text, _)| text)
+}
+
+/// A value whose objects have each key once. serde_json itself keeps the last of
+/// several, so that a slip of the pen would go unnoticed.
+struct Unique(Value);
+
+impl<'de> de::Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(UniqueVisitor).map(Self)
+    }
+}
+
+struct UniqueVisitor;
+
+impl<'de> Visitor<'de> for UniqueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Unique(value)) = items.next_element()? {
+            list.push(value);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(de::Error::custom(format_args!("duplicate key {key:?}")));
+            }
+            let Unique(value) = entries.next_value()?;
+            map.insert(key, value);
+        }
+        Ok(map.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn documents_without_content_do_not_count() {
+        let text = "a: 1\n---\n# nothing\n---\n\n---\nb: 2\n...\n";
+        assert_eq!(parse(text, false).unwrap(), [json!({ "a": 1 }), json!({ "b": 2 })]);
+        assert_eq!(parse("", false).unwrap(), [Value::Null; 0]);
+        assert_eq!(parse("", true).unwrap(), [Value::Null; 0]);
+    }
+
+    #[test]
+    fn scalars_have_the_types_that_kubectl_gives_them() {
+        let text = "{a: on, b: 0644, c: '80', d: 10.96.0.1, e: ~, f: 2026-11-22T13:00:05Z, g: 1e3}";
+        let expected = json!({
+            "a": true, "b": 420, "c": "80", "d": "10.96.0.1", "e": null,
+            "f": "2026-11-22T13:00:05Z", "g": 1000.0,
+        });
+        assert_eq!(parse(text, false).unwrap(), [expected]);
+    }
+
+    #[test]
+    fn json_may_be_in_any_file_and_hold_several_documents() {
+        let expected = [json!({ "a": [1, -2, 0.5, null, "x"] }), json!({ "b": true })];
+        let text = "\u{feff}{\"a\": [1, -2, 0.5, null, \"x\"]}\n\t{\"b\": true}\n";
+        for json_only in [true, false] {
+            assert_eq!(parse(text, json_only).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn errors_name_the_place() {
+        for (text, json_only, expected) in [
+            ("a: 1\nb: [1\n", false, "line 2, column 4: unclosed bracket"),
+            ("a: 1\na: 2\n", false, "line 2, column 1: "),
+            ("a: 1\n\tb: 2\n", false, "line 1, column 4: while scanning"),
+            ("{\"a\": 1,\n \"a\": 2}", true, "line 2, column 4: duplicate key \"a\""),
+            ("{\"a\": 1,\n", true, "line 2, column 0: EOF"),
+        ] {
+            let error = parse(text, json_only).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{text:?} gives {error:?}");
+            assert!(!error.contains('\n'), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn bombs_and_abysses_are_errors() {
+        let mut bomb = String::from("a0: &a0 [x]\n");
+        for level in 1..=9 {
+            let list = format!("*a{},", level - 1).repeat(9);
+            writeln!(bomb, "a{level}: &a{level} [{list}]").unwrap();
+        }
+        assert!(parse(&bomb, false).is_err());
+        for open in ["[", "{a: "] {
+            assert!(parse(&open.repeat(100_000), false).is_err());
+            assert!(parse(&open.repeat(100_000), true).is_err());
+        }
+        assert!(parse(&"- ".repeat(100_000), false).is_err());
+    }
+}
