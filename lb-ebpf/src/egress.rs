@@ -59,7 +59,7 @@ fn reply<A: Family>(
     if row.flags & flag::DIRECT != 0 {
         return Verdict::Passed;
     }
-    stats::packet_out(row.service, row.backend, departure.size);
+    stats::packet_out(row, departure.size);
     Verdict::Returned
 }
 

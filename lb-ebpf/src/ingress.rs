@@ -49,7 +49,7 @@ pub(crate) fn decide<A: Family>(
         if let Some(frontend) = unsafe { A::frontends().get(&key) }.copied() {
             return match new_flow(packet, arrival, &frontend) {
                 Ok(flow) => {
-                    stats::packet_in(flow.service, flow.backend, arrival.size);
+                    stats::packet_in(flow, arrival.size);
                     *to = flow.routed();
                     Verdict::Forwarded
                 }
@@ -111,7 +111,7 @@ fn known<A: Family>(
     if row.flags & flag::DIRECT != 0 {
         return Some(Verdict::Passed);
     }
-    stats::packet_in(row.service, row.backend, arrival.size);
+    stats::packet_in(row, arrival.size);
     Some(Verdict::Forwarded)
 }
 
@@ -196,7 +196,7 @@ pub(crate) fn new_flow<A: Family>(
         flows::remove(&flow.reverse_key());
         return Err(Verdict::DroppedNoFlow);
     }
-    stats::connection(flow.service, flow.backend);
+    stats::connection(flow);
     Ok(flow)
 }
 

@@ -72,6 +72,9 @@ pub(crate) struct Packet<A> {
     pub(crate) id: u32,
     /// Offset of the transport header.
     pub(crate) l4: usize,
+    /// Length of the IP packet in bytes, by its header: a link may have padded
+    /// the frame.
+    pub(crate) len: u32,
 }
 
 /// The parts of a TCP header that matter here (RFC 9293 section 3.1). One
@@ -118,9 +121,7 @@ fn transport<A: Address>(window: Window, packet: &mut Packet<A>) -> Option<()> {
     Some(())
 }
 
-/// Offset of the total length in the IPv4 header (RFC 791 section 3.1).
-pub(crate) const V4_LENGTH: usize = 2;
-/// Offset of the time to live in the IPv4 header.
+/// Offset of the time to live in the IPv4 header (RFC 791 section 3.1).
 pub(crate) const V4_TTL: usize = 8;
 /// Offset of the header checksum in the IPv4 header.
 pub(crate) const V4_CHECKSUM: usize = 10;
@@ -144,6 +145,7 @@ struct AddressPair<A> {
 /// everything else, malformed headers included: those are not ours.
 #[inline(always)]
 pub(crate) fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
+    const LENGTH: usize = 2;
     const ID: usize = 4;
     const FRAGMENT: usize = 6;
     const PROTOCOL: usize = 9;
@@ -177,6 +179,7 @@ pub(crate) fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
         fragment: Fragment::Whole,
         id: 0,
         l4: l3 + header_len,
+        len: u32::from(u16::from_be(window.read::<u16>(l3 + LENGTH)?)),
     };
     if fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
         packet.id = u32::from(window.read::<u16>(l3 + ID)?);
@@ -193,6 +196,7 @@ pub(crate) fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
 /// (RFC 8200 section 4).
 #[inline(always)]
 pub(crate) fn parse_v6(window: Window, l3: usize) -> Option<Packet<V6>> {
+    const PAYLOAD_LENGTH: usize = 4;
     const NEXT_HEADER: usize = 6;
     const HOP_BY_HOP: u8 = 0;
     const ROUTING: u8 = 43;
@@ -216,6 +220,7 @@ pub(crate) fn parse_v6(window: Window, l3: usize) -> Option<Packet<V6>> {
         fragment: Fragment::Whole,
         id: 0,
         l4: l3 + Ipv6Hdr::LEN,
+        len: V6_LEN as u32 + u32::from(u16::from_be(window.read::<u16>(l3 + PAYLOAD_LENGTH)?)),
     };
     for _ in 0..MAX_EXTENSION_HEADERS {
         match packet.proto {

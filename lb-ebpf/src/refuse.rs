@@ -35,8 +35,6 @@ pub(crate) trait RefuseFamily: Family {
         proto: u8,
         len: u16,
     ) -> Option<()>;
-    /// Length of the IP packet, by its header.
-    fn packet_len(skb: *mut __sk_buff, l3: usize) -> Option<u32>;
     /// Sum that the pseudo-header adds to an ICMP checksum; ICMPv4 has none.
     fn icmp_pseudo_header(tuple: &Tuple<Self>, len: u16) -> u64;
     /// Whether the address is a single host's, and so may be answered.
@@ -91,11 +89,6 @@ impl RefuseFamily for V4 {
     }
 
     #[inline(always)]
-    fn packet_len(skb: *mut __sk_buff, l3: usize) -> Option<u32> {
-        Some(u32::from(u16::from_be(load::<u16>(skb, l3 + crate::packet::V4_LENGTH)?)))
-    }
-
-    #[inline(always)]
     fn icmp_pseudo_header(_tuple: &Tuple<Self>, _len: u16) -> u64 {
         0
     }
@@ -129,13 +122,6 @@ impl RefuseFamily for V6 {
         ];
         store(skb, l3, &start, 0)?;
         store(skb, l3 + crate::packet::V6_ADDRESSES, &[tuple.src.0, tuple.dst.0], 0)
-    }
-
-    #[inline(always)]
-    fn packet_len(skb: *mut __sk_buff, l3: usize) -> Option<u32> {
-        const PAYLOAD_LENGTH: usize = 4;
-        let payload = u16::from_be(load::<u16>(skb, l3 + PAYLOAD_LENGTH)?);
-        Some(Self::HEADER_LEN as u32 + u32::from(payload))
     }
 
     #[inline(always)]
@@ -192,7 +178,7 @@ fn reset<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usize) ->
     // Sequence, acknowledgement, and the word with header length and flags.
     let [seq, ack, offset] = load::<[u32; 3]>(skb, packet.l4 + 4)?;
     let header_len = (u32::from_be(offset) >> 28) * 4;
-    let behind_ip = A::packet_len(skb, l3)?.wrapping_sub((packet.l4 - l3) as u32);
+    let behind_ip = packet.len.wrapping_sub((packet.l4 - l3) as u32);
     let mut len = behind_ip.wrapping_sub(header_len);
     if packet.flags & (tcp::flag::SYN | tcp::flag::FIN) != 0 {
         len = len.wrapping_add(1);
@@ -232,7 +218,7 @@ fn unreachable<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usi
     const ICMP_LEN: usize = 8;
     // SAFETY: the kernel keeps the context valid during the run.
     let present = unsafe { (*skb).len }.wrapping_sub(l3 as u32);
-    let len = A::packet_len(skb, l3)?;
+    let len = packet.len;
     let len = if len < present { len } else { present };
     let len = if len < A::QUOTE_MAX { len } else { A::QUOTE_MAX };
     let to = packet.tuple.reversed();

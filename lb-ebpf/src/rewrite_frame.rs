@@ -91,13 +91,9 @@ impl FrameFamily for V6 {
 /// has no mark of it. A complete checksum looks so once in 65,536 packets;
 /// that packet takes the way through the stack and loses nothing.
 #[inline(always)]
-pub(crate) fn checksum_is_partial<A: Address>(
-    window: Window,
-    packet: &Packet<A>,
-    len: u16,
-) -> bool {
+pub(crate) fn checksum_is_partial<A: Address>(window: Window, packet: &Packet<A>) -> bool {
     let Some(field) = checksum(window, packet) else { return true };
-    let transport_len = len.wrapping_sub((packet.l4 - ETHERNET) as u16);
+    let transport_len = (packet.len as u16).wrapping_sub((packet.l4 - ETHERNET) as u16);
     let tuple = &packet.tuple;
     // SAFETY: `checksum` checked the bounds.
     unsafe { *field == csum::pseudo_header(tuple.src, tuple.dst, packet.proto, transport_len) }

@@ -2,9 +2,9 @@
 //! run of itself on the same CPU.
 
 use lb_common::verdict::counter_index;
-use lb_common::{Hook, Traffic, Verdict};
+use lb_common::{Address, Flow, Hook, Traffic, Verdict};
 
-use crate::maps::{LB_BE_TRAFFIC, LB_SVC_TRAFFIC, LB_VERDICTS};
+use crate::maps::{LB_BACKENDS, LB_BE_TRAFFIC, LB_SVC_TRAFFIC, LB_VERDICTS};
 
 /// Size of a packet, for the counters.
 #[derive(Clone, Copy)]
@@ -38,28 +38,39 @@ fn both(service: u32, backend: u32, change: impl Fn(&mut Traffic)) {
     }
 }
 
+/// Whether the flow's backend row is still that of its backend. Once it has
+/// been given away, neither it nor the Service is the flow's any more.
+#[inline(always)]
+fn is_current<A: Address>(flow: &Flow<A>) -> bool {
+    LB_BACKENDS.get(flow.backend).is_some_and(|row| row.generation == flow.generation)
+}
+
 /// A packet from a client.
 #[inline(always)]
-pub(crate) fn packet_in(service: u32, backend: u32, size: Size) {
-    both(service, backend, |traffic| {
-        traffic.packets_in += size.packets;
-        traffic.bytes_in += size.bytes;
-    });
+pub(crate) fn packet_in<A: Address>(flow: &Flow<A>, size: Size) {
+    if is_current(flow) {
+        both(flow.service, flow.backend, |traffic| {
+            traffic.packets_in += size.packets;
+            traffic.bytes_in += size.bytes;
+        });
+    }
 }
 
 /// A packet to a client.
 #[inline(always)]
-pub(crate) fn packet_out(service: u32, backend: u32, size: Size) {
-    both(service, backend, |traffic| {
-        traffic.packets_out += size.packets;
-        traffic.bytes_out += size.bytes;
-    });
+pub(crate) fn packet_out<A: Address>(flow: &Flow<A>, size: Size) {
+    if is_current(flow) {
+        both(flow.service, flow.backend, |traffic| {
+            traffic.packets_out += size.packets;
+            traffic.bytes_out += size.bytes;
+        });
+    }
 }
 
 /// A new connection, or a new flow of datagrams.
 #[inline(always)]
-pub(crate) fn connection(service: u32, backend: u32) {
-    both(service, backend, |traffic| traffic.connections += 1);
+pub(crate) fn connection<A: Address>(flow: &Flow<A>) {
+    both(flow.service, flow.backend, |traffic| traffic.connections += 1);
 }
 
 /// A packet refused for want of a backend.

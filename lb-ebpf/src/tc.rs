@@ -82,15 +82,17 @@ fn window(ctx: &TcContext) -> Window {
 }
 
 #[inline(always)]
-fn size(ctx: &TcContext, l3: usize) -> Size {
+fn size<A: Family>(ctx: &TcContext, packet: &Packet<A>, l3: usize) -> Size {
     let skb = skb(ctx);
     // SAFETY: the kernel keeps the context valid during the run.
     let segments = unsafe { (*skb).gso_segs };
     // SAFETY: as above.
-    let len = unsafe { (*skb).len };
-    Size {
-        packets: if segments > 1 { u64::from(segments) } else { 1 },
-        bytes: u64::from(len).wrapping_sub(l3 as u64),
+    let present = unsafe { (*skb).len }.wrapping_sub(l3 as u32);
+    // The length of an offloaded packet may not fit its header.
+    if segments > 1 || packet.len > present {
+        Size { packets: u64::from(segments.max(1)), bytes: u64::from(present) }
+    } else {
+        Size { packets: 1, bytes: u64::from(packet.len) }
     }
 }
 
@@ -126,7 +128,7 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     }
     // SAFETY: the kernel keeps the context valid during the run.
     let ifindex = unsafe { (*skb(ctx)).ifindex };
-    let arrival = Arrival { ifindex, now: now(), size: size(ctx, L3) };
+    let arrival = Arrival { ifindex, now: now(), size: size(ctx, &packet, L3) };
     let mut to = packet.tuple;
     let verdict = ingress::decide(&packet, &arrival, &mut to);
     if matches!(verdict, Verdict::RefusedNoBackend | Verdict::RefusedUnknownPort) {
@@ -161,7 +163,7 @@ fn egress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     }
     // SAFETY: the kernel keeps the context valid during the run.
     let ifindex = unsafe { (*skb(ctx)).ifindex };
-    let departure = Departure { ifindex, now: now(), size: size(ctx, L3) };
+    let departure = Departure { ifindex, now: now(), size: size(ctx, &packet, L3) };
     let mut to = packet.tuple;
     let verdict = egress::decide(&packet, &departure, &mut to, |tuple| {
         has_socket(skb(ctx), tuple, packet.proto)

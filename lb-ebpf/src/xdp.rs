@@ -17,9 +17,7 @@ use crate::ETHERNET;
 use crate::family::Family;
 use crate::ingress::{self, Arrival};
 use crate::maps::LB_INTERFACES;
-use crate::packet::{
-    self, ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, V4_LENGTH, V6_LEN, Window,
-};
+use crate::packet::{self, ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, V6_LEN, Window};
 use crate::rewrite_frame::{self, FrameFamily, Macs};
 use crate::stats::{self, Size};
 use crate::{filter, flows};
@@ -27,19 +25,12 @@ use crate::{filter, flows};
 /// What both families need, to write the hook once.
 trait XdpFamily: Family + FrameFamily {
     fn parse(window: Window, l3: usize) -> Option<Packet<Self>>;
-    /// Length of the IP packet, by its header.
-    fn packet_len(window: Window) -> Option<u16>;
 }
 
 impl XdpFamily for V4 {
     #[inline(always)]
     fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
         packet::parse_v4(window, l3)
-    }
-
-    #[inline(always)]
-    fn packet_len(window: Window) -> Option<u16> {
-        Some(u16::from_be(window.read::<u16>(ETHERNET + V4_LENGTH)?))
     }
 }
 
@@ -48,13 +39,6 @@ impl XdpFamily for V6 {
     fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
         // Extension headers are rare enough to leave them to the stack.
         packet::parse_v6(window, l3).filter(|packet| packet.l4 == l3 + V6_LEN)
-    }
-
-    #[inline(always)]
-    fn packet_len(window: Window) -> Option<u16> {
-        const PAYLOAD_LENGTH: usize = 4;
-        let payload = u16::from_be(window.read::<u16>(ETHERNET + PAYLOAD_LENGTH)?);
-        payload.checked_add(V6_LEN as u16)
     }
 }
 
@@ -103,18 +87,17 @@ fn ours<A: XdpFamily>(
     if packet.fragment != Fragment::Whole {
         return Err(Verdict::HandedOver);
     }
-    let len = A::packet_len(window).ok_or(Verdict::HandedOver)?;
-    if rewrite_frame::checksum_is_partial(window, packet, len) {
+    if rewrite_frame::checksum_is_partial(window, packet) {
         return Err(Verdict::HandedOver);
     }
     let ifindex = ctx.ingress_ifindex() as u32;
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    let size = Size { packets: 1, bytes: (window.end - window.start - ETHERNET) as u64 };
+    let size = Size { packets: 1, bytes: u64::from(packet.len) };
     let arrival = Arrival { ifindex, now, size };
     let row = match flows::find(packet.tuple, packet.proto, Direction::Ingress) {
         Some(row) if row.flags & flag::RESTORE != 0 => {
-            return returned(ctx, window, packet, row, &arrival, len);
+            return returned(ctx, window, packet, row, &arrival);
         }
         Some(row) if ingress::holds(packet, row) => row,
         _ => begin(packet, &arrival, socket)?,
@@ -122,7 +105,7 @@ fn ours<A: XdpFamily>(
     if row.flags & (flag::DIRECT | flag::NO_SNAT) != 0 {
         return Err(Verdict::HandedOver);
     }
-    let mut way = Way::find(ctx, row.routed(), packet, ifindex, len).ok_or(Verdict::HandedOver)?;
+    let mut way = Way::find(ctx, row.routed(), packet, ifindex).ok_or(Verdict::HandedOver)?;
     if !row.has_snat() {
         let interface = interface(way.ifindex).ok_or(Verdict::HandedOver)?;
         let snat = A::snat_of(&interface);
@@ -137,7 +120,7 @@ fn ours<A: XdpFamily>(
     let action = way.take(ifindex).ok_or(Verdict::HandedOver)?;
     rewrite_frame::frame(window, packet, &row.masqueraded(), &way.macs)
         .ok_or(Verdict::HandedOver)?;
-    stats::packet_in(row.service, row.backend, size);
+    stats::packet_in(row, size);
     Ok((Verdict::Forwarded, action))
 }
 
@@ -149,16 +132,15 @@ fn returned<A: XdpFamily>(
     packet: &Packet<A>,
     row: &mut Flow<A>,
     arrival: &Arrival,
-    len: u16,
 ) -> Result<(Verdict, u32), Verdict> {
     let to = row.dialled().reversed();
-    let mut way = Way::find(ctx, to, packet, arrival.ifindex, len).ok_or(Verdict::HandedOver)?;
+    let mut way = Way::find(ctx, to, packet, arrival.ifindex).ok_or(Verdict::HandedOver)?;
     let action = way.take(arrival.ifindex).ok_or(Verdict::HandedOver)?;
     rewrite_frame::frame(window, packet, &to, &way.macs).ok_or(Verdict::HandedOver)?;
     if flows::note(row, &row.forward_key(), tcp::From::Backend, packet.flags, arrival.now) {
         flows::touch(&row.reverse_key(), row);
     }
-    stats::packet_out(row.service, row.backend, arrival.size);
+    stats::packet_out(row, arrival.size);
     Ok((Verdict::Returned, action))
 }
 
@@ -204,7 +186,6 @@ impl Way {
         to: Tuple<A>,
         packet: &Packet<A>,
         ifindex: u32,
-        len: u16,
     ) -> Option<Self> {
         /// `BPF_FIB_LKUP_RET_SUCCESS`.
         const SUCCESS: i64 = 0;
@@ -212,7 +193,7 @@ impl Way {
         let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
         params.family = A::AF;
         params.l4_protocol = packet.proto;
-        params.__bindgen_anon_1.tot_len = len;
+        params.__bindgen_anon_1.tot_len = packet.len as u16;
         params.ifindex = ifindex;
         A::set_fib(&mut params, to.src, to.dst);
         let size = size_of::<bpf_fib_lookup>() as i32;
