@@ -18,7 +18,7 @@ pub use classify::{PolicyHints, classify};
 pub use decode::{AddressFacts, Facts, LinkFacts};
 pub use pattern::{Pattern, PatternError};
 pub use state::network_state;
-pub use watch::{NetworkWatcher, WatchOptions, snapshot};
+pub use watch::{NetworkWatcher, WatchOptions, interfaces, snapshot};
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -39,6 +39,11 @@ pub fn snapshot(options: &WatchOptions) -> Result<NetworkState, NetlinkError> {
     Ok(network_state(&facts, options))
 }
 
+/// Index and name of every interface.
+pub fn interfaces() -> Result<Vec<(u32, String)>, NetlinkError> {
+    Ok(decode::links()?.into_iter().map(|link| (link.index, link.name)).collect())
+}
+
 /// Follows the network of the namespace that it was made in.
 pub struct NetworkWatcher {
     socket: AsyncFd<Socket>,

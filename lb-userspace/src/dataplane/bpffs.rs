@@ -1,0 +1,64 @@
+//! The BPF file system: found, or mounted where it belongs.
+
+use super::DataplaneError;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path};
+
+/// Where a BPF file system belongs.
+const MOUNT_POINT: &str = "/sys/fs/bpf";
+
+/// Whether a path that exists is on a BPF file system.
+pub(super) fn is_on(path: &Path) -> bool {
+    statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// Makes sure that a directory, which need not exist yet, is on a BPF file
+/// system. Mounts one at its usual place if that is where the directory is.
+pub(super) fn ensure(pin_dir: &Path) -> Result<(), DataplaneError> {
+    let refuse = |reason: String| DataplaneError::NotBpffs { pin_dir: pin_dir.into(), reason };
+    if !pin_dir.is_absolute() || pin_dir.components().any(|part| part == Component::ParentDir) {
+        return Err(refuse("give an absolute path".into()));
+    }
+    let nearest = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if !is_on(nearest) {
+        if !pin_dir.starts_with(MOUNT_POINT) {
+            return Err(refuse(format!(
+                "choose a directory below {MOUNT_POINT}, or mount one there with `mount -t bpf`"
+            )));
+        }
+        mount_usual(&refuse)?;
+    }
+    let below = pin_dir.strip_prefix(MOUNT_POINT).unwrap_or(pin_dir);
+    if below.to_string_lossy().contains('.') {
+        return Err(DataplaneError::DottedPinDir { pin_dir: pin_dir.into() });
+    }
+    Ok(())
+}
+
+/// Mounts at the usual place; pins there must be seen by later processes.
+fn mount_usual(refuse: &impl Fn(String) -> DataplaneError) -> Result<(), DataplaneError> {
+    if in_private_mount_namespace() {
+        return Err(refuse(format!(
+            "nothing is mounted on {MOUNT_POINT} in this mount namespace, and pins in a file system mounted only here would vanish with this process (`ip netns exec` does that: use `nsenter --net=/run/netns/NAME` instead)"
+        )));
+    }
+    mount(Some("bpf"), MOUNT_POINT, Some("bpf"), MsFlags::empty(), Some("mode=0700")).map_err(
+        |error| refuse(format!("mounting one on {MOUNT_POINT} failed: {}", error.desc())),
+    )?;
+    tracing::info!("mounted a BPF file system on {MOUNT_POINT}");
+    Ok(())
+}
+
+/// Whether this process sees other mounts than the first one does.
+fn in_private_mount_namespace() -> bool {
+    let namespace = |process: &str| {
+        fs::metadata(format!("/proc/{process}/ns/mnt")).map(|file| (file.dev(), file.ino())).ok()
+    };
+    match (namespace("self"), namespace("1")) {
+        (Some(own), Some(first)) => own != first,
+        _ => false,
+    }
+}

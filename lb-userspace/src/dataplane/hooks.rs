@@ -1,0 +1,290 @@
+//! Keeps the programs attached to the interfaces that a [`NetworkState`]
+//! names, from one state to the next and from one process to the next.
+
+use super::attach::{self, AttachError};
+use super::clsact::Clsact;
+use super::load::Programs;
+use super::log::ProgramLog;
+use super::pins::{LinkKey, PinLock};
+use super::rows::Rows;
+use super::xdp::{self, Plan};
+use super::{
+    DataplaneError, HookOptions, HookPoint, HookStatus, Mode, PinDir, SyncReport, TcPreference,
+    abi, spec, teardown,
+};
+use crate::netlink::tc::Direction;
+use crate::netlink::{Link, NetworkState};
+use lb_common::names;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The loaded programs and where they are attached. Dropping it detaches
+/// nothing.
+pub struct Hooks {
+    options: HookOptions,
+    pins: PinDir,
+    programs: Programs,
+    rows: Rows,
+    clsact: Clsact,
+    attached: BTreeMap<(u32, HookPoint), HookStatus>,
+    /// Links of an earlier process that the next state may still want.
+    inherited: Vec<LinkKey>,
+    _log: Option<ProgramLog>,
+    _lock: PinLock,
+}
+
+impl Hooks {
+    /// Loads the programs over the maps that are pinned, or over new ones.
+    /// Attaches nothing; what an earlier process attached goes on as it is.
+    pub fn open(options: &HookOptions) -> Result<Self, DataplaneError> {
+        if !nix::unistd::geteuid().is_root() {
+            return Err(DataplaneError::NotRoot);
+        }
+        let pins = PinDir::new(&options.pin_dir);
+        pins.create()?;
+        let lock = pins.lock()?;
+        let fresh = abi::read(&pins)?.is_none();
+        let opened = Self::open_locked(options, pins.clone(), lock);
+        if opened.is_err() && fresh {
+            // Half a set of maps would only be in the way of the next try.
+            teardown::remove_directories(&pins);
+        }
+        opened
+    }
+
+    fn open_locked(
+        options: &HookOptions,
+        pins: PinDir,
+        lock: PinLock,
+    ) -> Result<Self, DataplaneError> {
+        let inherited = pins.pinned_links()?;
+        claim(&pins, &inherited)?;
+        spec::check(&pins, &options.sizes)?;
+        let mut programs = Programs::load(options, &pins)?;
+        Ok(Self {
+            options: options.clone(),
+            rows: Rows::open(&pins)?,
+            clsact: Clsact::open(&pins)?,
+            _log: ProgramLog::start(programs.object()),
+            programs,
+            attached: BTreeMap::new(),
+            inherited,
+            pins,
+            _lock: lock,
+        })
+    }
+
+    /// Where everything is pinned.
+    pub const fn pins(&self) -> &PinDir {
+        &self.pins
+    }
+
+    /// Every hook of every interface, by interface index.
+    pub fn status(&self) -> Vec<HookStatus> {
+        self.attached.values().cloned().collect()
+    }
+
+    /// Attaches to what the state names and detaches from the rest. What fails
+    /// on one interface is tried again at the next call and stops nothing.
+    pub fn sync(&mut self, state: &NetworkState) -> SyncReport {
+        let mut report = SyncReport::default();
+        for link in &state.links {
+            self.sync_link(link, &mut report);
+        }
+        let wanted: BTreeSet<u32> = state.links.iter().map(|link| link.index).collect();
+        self.release(&wanted, &mut report);
+        report
+    }
+
+    fn sync_link(&mut self, link: &Link, report: &mut SyncReport) {
+        let plan = xdp::plan(link, self.options.xdp);
+        let xdp_stays = self.rows.has_xdp(link.index) && matches!(plan, Plan::Attach { .. });
+        if let Err(error) = self.rows.put(link, xdp_stays) {
+            // Without its row a program passes every packet: not attached yet.
+            report.failures.push(format!("interface {}: {error}", link.name));
+            return;
+        }
+        for hook in [HookPoint::Ingress, HookPoint::Egress] {
+            self.sync_tc(link, hook, report);
+        }
+        let has_xdp = self.sync_xdp(link, plan, report);
+        if let Err(error) = self.rows.put(link, has_xdp) {
+            report.failures.push(format!("interface {}: {error}", link.name));
+        }
+    }
+
+    fn sync_tc(&mut self, link: &Link, hook: HookPoint, report: &mut SyncReport) {
+        if self.keep(link, hook) {
+            return;
+        }
+        let outcome = self.attach_tc(link, hook).map(Some);
+        self.record(link, hook, outcome, true, report);
+    }
+
+    fn attach_tc(&mut self, link: &Link, hook: HookPoint) -> Result<Mode, AttachError> {
+        let key = LinkKey { index: link.index, hook, mode: Mode::Tcx };
+        let (direction, name) = match (hook, link.has_mac) {
+            (HookPoint::Egress, true) => (Direction::Egress, names::PROG_EGRESS),
+            (HookPoint::Egress, false) => (Direction::Egress, names::PROG_EGRESS_L3),
+            (HookPoint::Ingress | HookPoint::Xdp, true) => {
+                (Direction::Ingress, names::PROG_INGRESS)
+            }
+            (HookPoint::Ingress | HookPoint::Xdp, false) => {
+                (Direction::Ingress, names::PROG_INGRESS_L3)
+            }
+        };
+        let program = self.programs.classifier(name)?;
+        if self.options.tc != TcPreference::Clsact {
+            match attach::tcx(program, link, key, &self.pins) {
+                Err(error) if self.options.tc == TcPreference::Auto && error.is_unsupported() => {}
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    // What an earlier process with `--tc clsact` left goes once
+                    // both directions are attached anew.
+                    if hook == HookPoint::Egress && self.clsact.contains(link.index) {
+                        self.clsact.detach(link.index)?;
+                    }
+                    return Ok(Mode::Tcx);
+                }
+            }
+        }
+        self.clsact.attach(program, link, direction)?;
+        attach::detach(&self.pins.link(key))?;
+        Ok(Mode::Clsact)
+    }
+
+    /// Returns whether XDP is attached.
+    fn sync_xdp(&mut self, link: &Link, plan: Plan, report: &mut SyncReport) -> bool {
+        let hook = HookPoint::Xdp;
+        match plan {
+            Plan::None | Plan::Without(_) => {
+                let detached = xdp::detach_all(link.index, &self.pins).unwrap_or(false);
+                report.detached += usize::from(detached);
+                self.attached.remove(&(link.index, hook));
+                if let Plan::Without(note) = plan {
+                    self.record(link, hook, Ok(None), false, report);
+                    self.annotate(link, hook, note);
+                }
+                false
+            }
+            Plan::Attach { mode, demanded } => {
+                // A driver that refused once is not asked again: some reset
+                // the interface each time.
+                let known = self.attached.get(&(link.index, hook));
+                if known.is_none_or(|known| known.interface != link.name) {
+                    let outcome = self.attach_xdp(link, mode);
+                    self.record(link, hook, outcome.map(|()| Some(mode)), demanded, report);
+                }
+                self.keep(link, hook)
+            }
+        }
+    }
+
+    fn attach_xdp(&mut self, link: &Link, mode: Mode) -> Result<(), AttachError> {
+        let program = self.programs.xdp()?;
+        xdp::attach(program, link, mode, &self.pins)
+    }
+
+    /// Whether the hook is attached already; brings its description up to date.
+    fn keep(&mut self, link: &Link, hook: HookPoint) -> bool {
+        match self.attached.get_mut(&(link.index, hook)) {
+            Some(status) if status.mode.is_some() && status.interface == link.name => {
+                status.role = link.role;
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    fn record(
+        &mut self,
+        link: &Link,
+        hook: HookPoint,
+        outcome: Result<Option<Mode>, AttachError>,
+        demanded: bool,
+        report: &mut SyncReport,
+    ) {
+        let mut status = HookStatus {
+            interface: link.name.clone(),
+            index: link.index,
+            role: link.role,
+            hook,
+            mode: None,
+            note: None,
+            failed: false,
+        };
+        match outcome {
+            Ok(mode) => {
+                status.mode = mode;
+                report.attached += usize::from(mode.is_some());
+                tracing::debug!(interface = %link.name, %hook, role = %link.role, "attached");
+            }
+            Err(error) => {
+                status.note = Some(error.to_string());
+                status.failed = demanded;
+                let sentence = format!("interface {}, {hook}: {error}", link.name);
+                if demanded {
+                    report.failures.push(sentence);
+                } else {
+                    tracing::info!("{sentence}");
+                }
+            }
+        }
+        self.attached.insert((link.index, hook), status);
+    }
+
+    fn annotate(&mut self, link: &Link, hook: HookPoint, note: String) {
+        if let Some(status) = self.attached.get_mut(&(link.index, hook)) {
+            status.note = Some(note);
+        }
+    }
+
+    /// Detaches from every interface that is not wanted, then forgets it.
+    fn release(&mut self, wanted: &BTreeSet<u32>, report: &mut SyncReport) {
+        let unwanted = |index: &u32| !wanted.contains(index);
+        let mut gone: BTreeSet<LinkKey> =
+            self.inherited.drain(..).filter(|key| unwanted(&key.index)).collect();
+        for ((index, hook), status) in &self.attached {
+            let mode = status.mode.filter(|mode| *mode != Mode::Clsact);
+            if let Some(mode) = mode.filter(|_| unwanted(index)) {
+                gone.insert(LinkKey { index: *index, hook: *hook, mode });
+            }
+        }
+        for key in gone {
+            match attach::detach(&self.pins.link(key)) {
+                Ok(_) => report.detached += 1,
+                Err(error) => report.failures.push(format!(
+                    "interface number {}, {}: the pin could not be removed: {error}",
+                    key.index, key.hook
+                )),
+            }
+        }
+        for index in self.clsact.interfaces().into_iter().filter(unwanted) {
+            match self.clsact.detach(index) {
+                Ok(filters) => report.detached += filters,
+                Err(error) => report.failures.push(format!("interface number {index}: {error}")),
+            }
+        }
+        self.attached.retain(|(index, _), _| wanted.contains(index));
+        if let Err(error) = self.rows.retain(wanted) {
+            report.failures.push(error.to_string());
+        }
+    }
+}
+
+/// Takes the pins over, or refuses them: those of another version, and those
+/// that serve another network namespace right now.
+fn claim(pins: &PinDir, links: &[LinkKey]) -> Result<(), DataplaneError> {
+    abi::check(pins)?;
+    let current = abi::Abi::current();
+    if let Some(found) = abi::read(pins)?
+        && found.namespace != current.namespace
+    {
+        // A link whose namespace is gone is attached to nothing.
+        let is_live =
+            |key: &LinkKey| attach::info(&pins.link(*key)).is_some_and(|info| info.index != 0);
+        if links.iter().any(is_live) {
+            return Err(DataplaneError::OtherNamespace { pin_dir: pins.path().into() });
+        }
+    }
+    abi::write(pins, current)
+}

@@ -1,0 +1,146 @@
+//! The pin directory: where each map and link is, and the lock that keeps two
+//! agents apart.
+
+use super::{DataplaneError, HookPoint, Mode, bpffs};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A directory on a BPF file system with everything that outlives the agent:
+/// `maps/NAME` and `links/INDEX-HOOK`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinDir(PathBuf);
+
+/// Keeps others from changing the pins, as long as it lives.
+#[derive(Debug)]
+pub(super) struct PinLock {
+    _directory: File,
+}
+
+/// Which hook of which interface a pinned link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LinkKey {
+    pub index: u32,
+    pub hook: HookPoint,
+    /// XDP links differ by mode, since a link can't change it.
+    pub mode: Mode,
+}
+
+impl PinDir {
+    /// The pins below a directory; nothing needs to be there yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Where a map is pinned.
+    pub fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    pub(super) fn maps(&self) -> PathBuf {
+        self.0.join("maps")
+    }
+
+    pub(super) fn links(&self) -> PathBuf {
+        self.0.join("links")
+    }
+
+    /// Where a link is pinned.
+    pub(super) fn link(&self, key: LinkKey) -> PathBuf {
+        self.links().join(key.file_name())
+    }
+
+    /// Makes the directories, and mounts the file system if that is missing.
+    pub(super) fn create(&self) -> Result<(), DataplaneError> {
+        bpffs::ensure(&self.0)?;
+        for path in [self.0.clone(), self.maps(), self.links()] {
+            fs::create_dir_all(&path).map_err(|source| DataplaneError::Io {
+                operation: "create",
+                path,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Locks the directory itself: the lock goes with the process, however it
+    /// ends, and leaves no file behind.
+    pub(super) fn lock(&self) -> Result<PinLock, DataplaneError> {
+        let fail =
+            |operation, source| DataplaneError::Io { operation, path: self.0.clone(), source };
+        let directory = File::open(&self.0).map_err(|source| fail("open", source))?;
+        match directory.try_lock() {
+            Ok(()) => Ok(PinLock { _directory: directory }),
+            Err(TryLockError::WouldBlock) => Err(DataplaneError::InUse { pin_dir: self.0.clone() }),
+            Err(TryLockError::Error(source)) => Err(fail("lock", source)),
+        }
+    }
+
+    /// The links that are pinned; names that no link of ours has are left out.
+    pub(super) fn pinned_links(&self) -> Result<Vec<LinkKey>, DataplaneError> {
+        let names = list(&self.links())?;
+        Ok(names.iter().filter_map(|path| LinkKey::parse(path)).collect())
+    }
+}
+
+impl LinkKey {
+    /// No dots and no interface names (which may have dots): the file system
+    /// refuses them.
+    fn file_name(self) -> String {
+        match self.hook {
+            HookPoint::Ingress | HookPoint::Egress => format!("{}-{}", self.index, self.hook),
+            HookPoint::Xdp => format!("{}-xdp-{}", self.index, self.mode),
+        }
+    }
+
+    fn parse(path: &Path) -> Option<Self> {
+        let (index, rest) = path.file_name()?.to_str()?.split_once('-')?;
+        let (hook, mode) = match rest {
+            "ingress" => (HookPoint::Ingress, Mode::Tcx),
+            "egress" => (HookPoint::Egress, Mode::Tcx),
+            "xdp-native" => (HookPoint::Xdp, Mode::Native),
+            "xdp-generic" => (HookPoint::Xdp, Mode::Generic),
+            _ => return None,
+        };
+        Some(Self { index: index.parse().ok()?, hook, mode })
+    }
+}
+
+/// The files of a directory, sorted; none if it does not exist.
+pub(super) fn list(directory: &Path) -> Result<Vec<PathBuf>, DataplaneError> {
+    let fail = |source| DataplaneError::Io { operation: "list", path: directory.into(), source };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(fail(error)),
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    let mut paths = paths.collect::<io::Result<Vec<_>>>().map_err(fail)?;
+    paths.sort();
+    Ok(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_links_file_name_says_what_it_is() {
+        for key in [
+            LinkKey { index: 7, hook: HookPoint::Ingress, mode: Mode::Tcx },
+            LinkKey { index: 7, hook: HookPoint::Egress, mode: Mode::Tcx },
+            LinkKey { index: 4_000_000_000, hook: HookPoint::Xdp, mode: Mode::Native },
+            LinkKey { index: 12, hook: HookPoint::Xdp, mode: Mode::Generic },
+        ] {
+            assert_eq!(LinkKey::parse(Path::new(&key.file_name())), Some(key));
+        }
+        for foreign in ["ingress", "x-ingress", "7-", "7-ingress-2"] {
+            assert_eq!(LinkKey::parse(Path::new(foreign)), None, "{foreign}");
+        }
+    }
+}

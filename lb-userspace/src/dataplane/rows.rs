@@ -1,0 +1,54 @@
+//! Rows of the interface map: what the programs know of the interface that
+//! they run on. Written before a program is attached, removed after it is gone.
+
+use super::{DataplaneError, PinDir};
+use crate::netlink::Link;
+use aya::maps::{HashMap, Map, MapData, MapError};
+use lb_common::names::MAP_INTERFACES;
+use lb_common::{Interface, V4, V6};
+use std::collections::BTreeSet;
+
+/// The interface map.
+pub(super) struct Rows(HashMap<MapData, u32, Interface>);
+
+impl Rows {
+    pub(super) fn open(pins: &PinDir) -> Result<Self, DataplaneError> {
+        let data = MapData::from_pin(pins.map(MAP_INTERFACES)).map_err(fail)?;
+        Ok(Self(Map::HashMap(data).try_into().map_err(fail)?))
+    }
+
+    /// Whether the programs believe that XDP is attached there.
+    pub(super) fn has_xdp(&self, index: u32) -> bool {
+        self.0.get(&index, 0).is_ok_and(|row| row.xdp != 0)
+    }
+
+    pub(super) fn put(&mut self, link: &Link, xdp: bool) -> Result<(), DataplaneError> {
+        let row = Interface {
+            role: link.role.number(),
+            xdp: u8::from(xdp),
+            pad: [0; 2],
+            snat_v4: link.snat_v4.map_or(0, |address| V4::from(address).0),
+            snat_v6: link.snat_v6.map_or([0; 4], |address| V6::from(address).0),
+        };
+        if self.0.get(&link.index, 0).is_ok_and(|old| old == row) {
+            return Ok(());
+        }
+        self.0.insert(link.index, row, 0).map_err(fail)
+    }
+
+    /// Removes every row but those of the given interfaces.
+    pub(super) fn retain(&mut self, indices: &BTreeSet<u32>) -> Result<(), DataplaneError> {
+        let rows = self.0.keys().collect::<Result<Vec<_>, _>>().map_err(fail)?;
+        for index in rows.into_iter().filter(|index| !indices.contains(index)) {
+            match self.0.remove(&index) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(fail(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn fail(source: MapError) -> DataplaneError {
+    DataplaneError::Map { map: MAP_INTERFACES, source }
+}

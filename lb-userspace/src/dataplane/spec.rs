@@ -1,0 +1,118 @@
+//! What every pinned map has to be: one table, asked before a pin is reused.
+//! aya opens a pin without looking at it.
+
+use super::{DataplaneError, PinDir};
+use aya::maps::{MapInfo, MapType};
+use lb_common::{
+    Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Service, ServiceName, Traffic, V4,
+    V6, filter, limits, names, verdict,
+};
+
+/// Sizes of the maps. A pin directory keeps those that it was made with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    /// Service ports.
+    pub services: u32,
+    /// Endpoints of Service ports.
+    pub backends: u32,
+    /// Slots, two to a word.
+    pub slots: u32,
+    /// Frontends of each family.
+    pub frontends: u32,
+    /// Rows of the IPv4 flow table.
+    pub flows_v4: u32,
+    /// Rows of the IPv6 flow table.
+    pub flows_v6: u32,
+    /// Interfaces.
+    pub interfaces: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self {
+            services: limits::MAX_SERVICES,
+            backends: limits::MAX_BACKENDS,
+            slots: limits::MAX_SLOTS,
+            frontends: limits::MAX_FRONTENDS,
+            flows_v4: limits::MAX_FLOWS_V4,
+            flows_v6: limits::MAX_FLOWS_V6,
+            interfaces: limits::MAX_INTERFACES,
+        }
+    }
+}
+
+/// What a map has to be.
+pub(super) struct MapSpec {
+    pub name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    pub entries: u32,
+}
+
+const fn spec<K, V>(name: &'static str, kind: MapType, entries: u32) -> MapSpec {
+    MapSpec { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
+}
+
+/// Every pinned map.
+pub(super) const fn specs(sizes: &MapSizes) -> [MapSpec; names::PINNED_MAPS.len()] {
+    use MapType::{Array, Hash, LruHash, PerCpuArray};
+    let MapSizes { services, backends, slots, frontends, flows_v4, flows_v6, interfaces } = *sizes;
+    [
+        spec::<FrontendKey<V4>, Frontend>(names::MAP_FRONTENDS_V4, Hash, frontends),
+        spec::<FrontendKey<V6>, Frontend>(names::MAP_FRONTENDS_V6, Hash, frontends),
+        spec::<u32, Service>(names::MAP_SERVICES, Array, services),
+        spec::<u32, u64>(names::MAP_SLOTS, Array, slots.div_ceil(2)),
+        spec::<u32, Backend>(names::MAP_BACKENDS, Array, backends),
+        spec::<FlowKey<V4>, Flow<V4>>(names::MAP_FLOWS_V4, LruHash, flows_v4),
+        spec::<FlowKey<V6>, Flow<V6>>(names::MAP_FLOWS_V6, LruHash, flows_v6),
+        spec::<u32, u64>(names::MAP_FILTER, Array, filter::WORDS),
+        spec::<u32, Interface>(names::MAP_INTERFACES, Hash, interfaces),
+        spec::<u32, Traffic>(names::MAP_SERVICE_TRAFFIC, PerCpuArray, services),
+        spec::<u32, Traffic>(names::MAP_BACKEND_TRAFFIC, PerCpuArray, backends),
+        spec::<u32, u64>(names::MAP_VERDICTS, PerCpuArray, verdict::VERDICT_COUNTERS),
+        spec::<u32, ServiceName>(names::MAP_NAMES, Hash, services),
+        spec::<u32, u32>(names::MAP_CURSORS, PerCpuArray, services),
+    ]
+}
+
+/// Refuses pins that are not what this process needs. Absent ones are fine.
+pub(super) fn check(pins: &PinDir, sizes: &MapSizes) -> Result<(), DataplaneError> {
+    for spec in specs(sizes) {
+        let path = pins.map(spec.name);
+        if !path.exists() {
+            continue;
+        }
+        let fail = |source| DataplaneError::Map { map: spec.name, source };
+        let info = MapInfo::from_pin(&path).map_err(fail)?;
+        let kind = info.map_type().map_err(fail)?;
+        let differ = |property, found: String, expected: String| {
+            (found != expected).then(|| DataplaneError::MapMismatch {
+                pin_dir: pins.path().into(),
+                map: spec.name,
+                property,
+                found,
+                expected,
+            })
+        };
+        let mismatch = differ("type", format!("{kind:?}"), format!("{:?}", spec.kind))
+            .or_else(|| differ("key size", info.key_size().to_string(), spec.key.to_string()))
+            .or_else(|| differ("value size", info.value_size().to_string(), spec.value.to_string()))
+            .or_else(|| differ("size", info.max_entries().to_string(), spec.entries.to_string()));
+        if let Some(error) = mismatch {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pinned_map_has_a_specification_in_the_same_order() {
+        let named = specs(&MapSizes::default()).map(|spec| spec.name);
+        assert_eq!(named, names::PINNED_MAPS);
+    }
+}

@@ -1,0 +1,148 @@
+//! The few calls of `bpf(2)` that aya does not offer: what a pinned link is
+//! attached to, detaching it at once, and whether an object still exists.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+/// `BPF_OBJ_GET`.
+const OBJ_GET: i32 = 7;
+/// `BPF_PROG_GET_NEXT_ID`.
+const PROG_GET_NEXT_ID: i32 = 11;
+/// `BPF_MAP_GET_NEXT_ID`.
+const MAP_GET_NEXT_ID: i32 = 12;
+/// `BPF_OBJ_GET_INFO_BY_FD`.
+const OBJ_GET_INFO_BY_FD: i32 = 15;
+/// `BPF_LINK_DETACH`.
+const LINK_DETACH: i32 = 34;
+
+/// `BPF_LINK_TYPE_XDP`.
+const LINK_TYPE_XDP: u32 = 6;
+/// `BPF_LINK_TYPE_TCX`.
+const LINK_TYPE_TCX: u32 = 11;
+
+/// `union bpf_attr`, longer than any command needs: the kernel accepts zeroes
+/// beyond what it knows.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Attributes([u8; 128]);
+
+impl Attributes {
+    const fn new() -> Self {
+        Self([0; 128])
+    }
+
+    /// Sets a field.
+    fn with<const N: usize>(mut self, offset: usize, bytes: [u8; N]) -> Self {
+        self.0[offset..offset + N].copy_from_slice(&bytes);
+        self
+    }
+}
+
+/// `struct bpf_link_info` with the union as tcx and XDP fill it.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(8))]
+struct RawLinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    pad: u32,
+    ifindex: u32,
+    rest: [u32; 27],
+}
+
+/// Size of [`RawLinkInfo`].
+const RAW_LINK_INFO_LEN: u32 = 128;
+const _: () = assert!(size_of::<RawLinkInfo>() == 128);
+
+/// What a link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkKind {
+    /// tcx.
+    Tcx,
+    /// XDP.
+    Xdp,
+    /// Something that this program never makes.
+    Other,
+}
+
+/// What a link does at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkInfo {
+    pub kind: LinkKind,
+    /// Id of its program.
+    pub program: u32,
+    /// The interface that it is attached to; 0 if that is gone.
+    pub index: u32,
+}
+
+/// Opens a pinned link.
+pub(super) fn open_link(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = Attributes::new().with(0, path.as_ptr().expose_provenance().to_ne_bytes());
+    let fd = bpf(OBJ_GET, &mut attributes)?;
+    // SAFETY: the kernel made this descriptor for us just now; nobody else
+    // owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// What a link does at present.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    let mut raw = RawLinkInfo::default();
+    let mut attributes = Attributes::new()
+        .with(0, link.as_raw_fd().to_ne_bytes())
+        .with(4, RAW_LINK_INFO_LEN.to_ne_bytes())
+        .with(8, (&raw mut raw).expose_provenance().to_ne_bytes());
+    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    let kind = match raw.kind {
+        LINK_TYPE_TCX => LinkKind::Tcx,
+        LINK_TYPE_XDP => LinkKind::Xdp,
+        _ => LinkKind::Other,
+    };
+    let index = if kind == LinkKind::Other { 0 } else { raw.ifindex };
+    Ok(LinkInfo { kind, program: raw.program, index })
+}
+
+/// Detaches a link now; its pin then is an empty shell. Removing the pin alone
+/// would detach it some time later.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = Attributes::new().with(0, link.as_raw_fd().to_ne_bytes());
+    bpf(LINK_DETACH, &mut attributes).map(drop)
+}
+
+/// Whether a program with this id exists.
+pub(super) fn program_exists(id: u32) -> bool {
+    next_id(PROG_GET_NEXT_ID, id)
+}
+
+/// Whether a map with this id exists.
+pub(super) fn map_exists(id: u32) -> bool {
+    next_id(MAP_GET_NEXT_ID, id)
+}
+
+/// Asking for the id after the one before takes no reference, which would
+/// itself keep the object alive.
+fn next_id(command: i32, id: u32) -> bool {
+    let mut attributes = Attributes::new().with(0, id.saturating_sub(1).to_ne_bytes());
+    bpf(command, &mut attributes).is_ok() && attributes.0[4..8] == id.to_ne_bytes()
+}
+
+fn bpf(command: i32, attributes: &mut Attributes) -> io::Result<i32> {
+    // SAFETY: the attributes live through the call and have the size that is
+    // passed; pointers in them are set by the callers above to memory that
+    // lives through the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
+            size_of::<Attributes>(),
+        )
+    };
+    match i32::try_from(result) {
+        Ok(result) if result >= 0 => Ok(result),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
