@@ -1,6 +1,7 @@
 //! The agent and command line of the eBPF Service load balancer, as a library:
 //! the binary `lb` is a thin layer over it, and the tests use its parts.
 
+pub mod cmd;
 pub mod dataplane;
 pub mod desired;
 pub mod model;

@@ -1,0 +1,3 @@
+//! The subcommands of `lb`, one module each.
+
+pub mod cleanup;
