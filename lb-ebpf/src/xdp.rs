@@ -24,10 +24,18 @@ use crate::{filter, flows};
 
 /// What both families need, to write the hook once.
 trait XdpFamily: Family + FrameFamily {
+    /// Whether nothing stands between the IP header and the transport header
+    /// that the stack should see to.
+    fn is_plain(packet: &Packet<Self>) -> bool;
     fn parse(window: Window, l3: usize) -> Option<Packet<Self>>;
 }
 
 impl XdpFamily for V4 {
+    #[inline(always)]
+    fn is_plain(packet: &Packet<Self>) -> bool {
+        packet.fragment == Fragment::Whole
+    }
+
     #[inline(always)]
     fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
         packet::parse_v4(window, l3)
@@ -36,9 +44,13 @@ impl XdpFamily for V4 {
 
 impl XdpFamily for V6 {
     #[inline(always)]
+    fn is_plain(packet: &Packet<Self>) -> bool {
+        packet.l4 == ETHERNET + V6_LEN
+    }
+
+    #[inline(always)]
     fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
-        // Extension headers are rare enough to leave them to the stack.
-        packet::parse_v6(window, l3).filter(|packet| packet.l4 == l3 + V6_LEN)
+        packet::parse_v6(window, l3)
     }
 }
 
@@ -84,7 +96,8 @@ fn ours<A: XdpFamily>(
     packet: &Packet<A>,
     socket: u8,
 ) -> Result<(Verdict, u32), Verdict> {
-    if packet.fragment != Fragment::Whole {
+    let present = window.end - window.start - ETHERNET;
+    if !A::is_plain(packet) || packet.len as usize > present {
         return Err(Verdict::HandedOver);
     }
     if rewrite_frame::checksum_is_partial(window, packet) {
@@ -112,6 +125,7 @@ fn ours<A: XdpFamily>(
         if interface.role == role::POD || snat == A::NONE {
             return Err(Verdict::HandedOver);
         }
+        row.last_used = now;
         let other = row.reverse_key();
         flows::masquerade(row, &other, snat, |tuple| has_socket(ctx, tuple, packet.proto))
             .map_err(ingress::failed)?;
