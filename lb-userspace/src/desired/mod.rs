@@ -14,7 +14,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 
 pub use self::compile::{CompileOptions, compile};
-pub use self::problem::{Problem, Severity};
+pub use self::problem::{Problem, Severity, printable};
 
 /// Transport protocol of a Service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

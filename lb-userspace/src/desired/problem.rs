@@ -1,6 +1,6 @@
 //! What is wrong with a manifest, in words for the person who wrote it.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 /// Whether the object is in force in spite of the problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,31 +36,30 @@ pub struct Problem {
 }
 
 impl fmt::Display for Problem {
-    /// One line: names come from files, so control characters are escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        printable(f, &self.file)?;
+        write!(f, "{}", printable(&self.file))?;
         for part in [&self.object, &self.field].into_iter().flatten() {
-            f.write_str(": ")?;
-            printable(f, part)?;
+            write!(f, ": {}", printable(part))?;
         }
-        f.write_str(": ")?;
-        printable(f, &self.message)
+        write!(f, ": {}", printable(&self.message))
     }
 }
 
-/// Writes text of unknown origin without what could confuse a terminal:
-/// control characters, and the marks that reorder text.
-fn printable(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
-    for c in text.chars() {
-        let reorders = matches!(c,
-            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || reorders {
-            write!(f, "{}", c.escape_default())?;
-        } else {
-            fmt::Write::write_char(f, c)?;
+/// Shows text of unknown origin on one line and without what could confuse a
+/// terminal: control characters, and the marks that reorder text.
+pub fn printable(text: &str) -> impl fmt::Display + '_ {
+    fmt::from_fn(move |f| {
+        for c in text.chars() {
+            let reorders = matches!(c,
+                '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+            if c.is_control() || reorders {
+                write!(f, "{}", c.escape_default())?;
+            } else {
+                f.write_char(c)?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod file;
 mod merge;
 mod object;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::collections::BTreeMap;

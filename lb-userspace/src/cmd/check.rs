@@ -1,0 +1,225 @@
+//! `lb check`: what the agent would make of a directory of manifests, object by
+//! object, without root and without touching the kernel.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::desired::{CompileOptions, Desired, Problem, Severity, compile, printable};
+use crate::model::{Kind, ObjectName, Objects, Sourced};
+use crate::source::manifests::{ManifestDir, Snapshot};
+
+/// Arguments of `lb check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Directory with the manifests
+    #[arg(value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Fail on warnings too
+    #[arg(long)]
+    pub strict: bool,
+    /// Name of the node whose view is checked
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: CheckFormat,
+}
+
+/// How `lb check` prints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people: a line for each object and each problem
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+/// Checks the directory and prints the result. The exit status is 1 if anything
+/// was refused, or with `--strict` warned about.
+pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let snapshot = ManifestDir::new(&args.manifests).load()?;
+    let options = CompileOptions { node_name: args.node_name.clone(), ..CompileOptions::default() };
+    let (desired, problems) = compile(&snapshot.objects, &options);
+    let report = Report::new(&snapshot, &desired, &problems, args.node_name.as_deref());
+    let text = match args.output {
+        CheckFormat::Text => report.text(),
+        CheckFormat::Json => {
+            serde_json::to_string_pretty(&report).context("write the report as JSON")? + "\n"
+        }
+    };
+    print(&text)?;
+    let bad = report.refused > 0 || (args.strict && report.warnings > 0);
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A reader that has seen enough (`lb check | head`) is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("write the report"),
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    files: usize,
+    accepted: usize,
+    refused: usize,
+    warnings: usize,
+    ignored: usize,
+    service_ports: usize,
+    backends: usize,
+    objects: Vec<Row<'a>>,
+}
+
+/// An object, or a file as a whole.
+#[derive(Debug, Serialize)]
+struct Row<'a> {
+    file: &'a str,
+    object: Option<String>,
+    result: Verdict,
+    problems: Vec<RowProblem<'a>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Verdict {
+    Accepted,
+    Refused,
+}
+
+#[derive(Debug, Serialize)]
+struct RowProblem<'a> {
+    severity: &'static str,
+    field: Option<&'a str>,
+    message: &'a str,
+}
+
+impl<'a> Report<'a> {
+    fn new(
+        snapshot: &'a Snapshot,
+        desired: &Desired,
+        compiled: &'a [Problem],
+        node_name: Option<&str>,
+    ) -> Self {
+        let mut rows: BTreeMap<(&str, Option<String>), Vec<&Problem>> = BTreeMap::new();
+        for (file, label) in labels(&snapshot.objects) {
+            rows.insert((file, Some(label)), Vec::new());
+        }
+        for problem in snapshot.problems.iter().chain(compiled) {
+            rows.entry((&problem.file, problem.object.clone())).or_default().push(problem);
+        }
+        let objects: Vec<_> = rows
+            .into_iter()
+            .map(|((file, object), problems)| Row::new(file, object, &problems))
+            .collect();
+        let count = |verdict| objects.iter().filter(|row| row.result == verdict).count();
+        let backends = desired.services.values().flat_map(|service| &service.backends);
+        Self {
+            files: snapshot.files,
+            accepted: count(Verdict::Accepted),
+            refused: count(Verdict::Refused),
+            warnings: objects
+                .iter()
+                .flat_map(|row| &row.problems)
+                .filter(|problem| problem.severity == "warning")
+                .count(),
+            ignored: snapshot.ignored,
+            service_ports: desired.services.len(),
+            backends: backends.filter(|backend| node_name.is_none() || backend.local).count(),
+            objects,
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for row in &self.objects {
+            row.write(&mut text);
+        }
+        // Writing to a string can't fail.
+        let _ = writeln!(
+            text,
+            "{} accepted, {} refused, {}, {} of other kinds ignored; {} files, {}, {}",
+            count(self.accepted, "object"),
+            self.refused,
+            count(self.warnings, "warning"),
+            self.ignored,
+            self.files,
+            count(self.service_ports, "Service port"),
+            count(self.backends, "backend"),
+        );
+        text
+    }
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
+impl<'a> Row<'a> {
+    fn new(file: &'a str, object: Option<String>, problems: &[&'a Problem]) -> Self {
+        let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
+        let problems = problems
+            .iter()
+            .map(|problem| RowProblem {
+                severity: match problem.severity {
+                    Severity::Error => "error",
+                    Severity::Warning => "warning",
+                },
+                field: problem.field.as_deref(),
+                message: &problem.message,
+            })
+            .collect();
+        let result = if refused { Verdict::Refused } else { Verdict::Accepted };
+        Self { file, object, result, problems }
+    }
+
+    /// Each line stands for itself, so that it can be searched for.
+    fn write(&self, text: &mut String) {
+        let mut head = printable(self.file).to_string();
+        if let Some(object) = &self.object {
+            head = format!("{head}: {}", printable(object));
+        }
+        // Writing to a string can't fail.
+        if self.result == Verdict::Accepted {
+            let _ = writeln!(text, "{head}: accepted");
+        }
+        for problem in &self.problems {
+            let mark = if problem.severity == "error" { "refused" } else { "warning" };
+            let _ = write!(text, "{head}: {mark}: ");
+            if let Some(field) = problem.field {
+                let _ = write!(text, "{}: ", printable(field));
+            }
+            let _ = writeln!(text, "{}", printable(problem.message));
+        }
+    }
+}
+
+/// File and label of every object in force.
+fn labels(objects: &Objects) -> Vec<(&str, String)> {
+    fn add<'a, T>(
+        labels: &mut Vec<(&'a str, String)>,
+        kind: Kind,
+        objects: &'a BTreeMap<ObjectName, Sourced<T>>,
+    ) {
+        labels.extend(
+            objects.iter().map(|(name, one)| (&*one.file, format!("{} {name}", kind.name()))),
+        );
+    }
+    let mut labels = Vec::with_capacity(objects.len());
+    add(&mut labels, Kind::Service, &objects.services);
+    add(&mut labels, Kind::EndpointSlice, &objects.endpoint_slices);
+    add(&mut labels, Kind::Pod, &objects.pods);
+    add(&mut labels, Kind::Node, &objects.nodes);
+    add(&mut labels, Kind::ServiceCidr, &objects.service_cidrs);
+    labels
+}

@@ -1,0 +1,304 @@
+//! The directory as a whole: what is in force after which change.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::desired::{
+    BackendState, CompileOptions, Desired, DesiredService, Policy, Severity, compile,
+};
+
+const YAML: &str = include_str!("../../../../tests/data/cluster.yaml");
+const JSON: &str = include_str!("../../../../tests/data/cluster.json");
+
+struct Dir {
+    dir: tempfile::TempDir,
+    manifests: ManifestDir,
+}
+
+impl Dir {
+    fn new(files: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let manifests = ManifestDir::new(dir.path());
+        Self { dir, manifests }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn load(&mut self) -> Snapshot {
+        self.manifests.load().unwrap()
+    }
+
+    /// Names of the Services in force, and all problems.
+    fn services(&mut self) -> (Vec<String>, Vec<String>) {
+        let snapshot = self.load();
+        let names = snapshot.objects.services.keys().map(|name| name.name.clone()).collect();
+        (names, snapshot.problems.iter().map(ToString::to_string).collect())
+    }
+}
+
+fn service(name: &str, port: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\n\
+         spec: {{clusterIP: 10.96.0.1, ports: [{{port: {port}}}]}}\n"
+    )
+}
+
+fn compiled(text: &str, node_name: Option<&str>) -> Desired {
+    let mut dir = Dir::new(&[("dump.yaml", text)]);
+    let snapshot = dir.load();
+    let errors: Vec<_> =
+        snapshot.problems.iter().filter(|problem| problem.severity == Severity::Error).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    let options =
+        CompileOptions { node_name: node_name.map(Into::into), default_policy: Policy::RoundRobin };
+    let (desired, problems) = compile(&snapshot.objects, &options);
+    assert!(problems.is_empty(), "{problems:?}");
+    desired
+}
+
+fn port<'a>(desired: &'a Desired, namespace: &str, name: &str, port: &str) -> &'a DesiredService {
+    desired
+        .services
+        .values()
+        .find(|service| {
+            let key = &service.key;
+            (&*key.namespace, &*key.name, &*key.port_name) == (namespace, name, port)
+        })
+        .unwrap()
+}
+
+/// Backends as text: `10.0.0.1:80`, with `*` if local and `-` if terminating.
+fn backends(service: &DesiredService) -> Vec<String> {
+    let mark = |backend: &crate::desired::DesiredBackend| {
+        let local = if backend.local { "*" } else { "" };
+        let state = if backend.state == BackendState::Active { "" } else { "-" };
+        format!("{}{local}{state}", std::net::SocketAddr::new(backend.addr, backend.port))
+    };
+    service.backends.iter().map(mark).collect()
+}
+
+#[test]
+fn the_dump_of_a_cluster_gives_its_services() {
+    let desired = compiled(YAML, Some("n1"));
+    let dns = port(&desired, "infra", "dns", "dns");
+    assert_eq!(dns.key.protocol.number(), 17);
+    assert_eq!(dns.port, 53);
+    let cluster_ips: Vec<_> = dns.cluster_ips.iter().map(ToString::to_string).collect();
+    assert_eq!(cluster_ips, ["10.96.0.10", "fd00:10:96::c900"]);
+    assert_eq!(
+        backends(dns),
+        [
+            "10.244.1.31:5353*",
+            "10.244.2.31:5353",
+            "[fd00:10:244:1::31]:5353*",
+            "[fd00:10:244:2::31]:5353",
+        ]
+    );
+    let web = port(&desired, "shop", "web-public", "http");
+    assert_eq!(web.node_port, Some(30080));
+    // One of the four Pods is not ready.
+    assert_eq!(
+        backends(web),
+        [
+            "10.244.1.11:8080*",
+            "10.244.1.12:8080*",
+            "10.244.2.11:8080",
+            "[fd00:10:244:1::11]:8080*",
+            "[fd00:10:244:1::12]:8080*",
+            "[fd00:10:244:2::11]:8080",
+        ]
+    );
+    // The name of the port means another number on each Pod.
+    let api = port(&desired, "shop", "api", "grpc");
+    assert_eq!(backends(api), ["10.244.1.21:9090*", "10.244.2.21:9191"]);
+    assert_eq!(api.policy, Policy::RoundRobin);
+    let host_network = port(&desired, "infra", "node-agent", "web");
+    assert_eq!(backends(host_network), ["192.0.2.1:10180*"]);
+    let without_selector = port(&desired, "shop", "legacy", "http");
+    assert_eq!(backends(without_selector), ["192.0.2.50:8080"]);
+    assert_eq!(backends(port(&desired, "infra", "empty", "http")), [""; 0]);
+    assert_eq!(port(&desired, "shop", "web-lb", "http").node_port, Some(31484));
+    // Neither headless nor external names get traffic.
+    assert!(!desired.services.keys().any(|key| key.name == "db" || key.name == "payments"));
+    assert_eq!(desired.services.len(), 12);
+}
+
+#[test]
+fn the_dump_is_the_same_as_json_and_from_any_node() {
+    assert_eq!(compiled(JSON, Some("n2")), compiled(YAML, Some("n2")));
+    let nowhere = compiled(YAML, None);
+    assert!(nowhere.services.values().flat_map(|s| &s.backends).all(|backend| !backend.local));
+}
+
+#[test]
+fn pods_stand_in_for_endpoint_slices() {
+    let mut dump: serde_json::Value = serde_json::from_str(JSON).unwrap();
+    let items = dump["items"].as_array_mut().unwrap();
+    items.retain(|item| item["kind"] != "EndpointSlice");
+    let from_pods = compiled(&dump.to_string(), Some("n1"));
+    let from_slices = compiled(JSON, Some("n1"));
+    for (key, service) in &from_slices.services {
+        let selects = !["kubernetes", "legacy"].contains(&&*key.name);
+        let expected = if selects { backends(service) } else { Vec::new() };
+        assert_eq!(backends(&from_pods.services[key]), expected, "{key}");
+    }
+}
+
+#[test]
+fn a_broken_file_keeps_what_it_had_and_says_where_it_broke() {
+    let mut dir = Dir::new(&[("a.yaml", &service("a", "80"))]);
+    assert_eq!(dir.services(), (vec!["a".into()], vec![]));
+    dir.write("a.yaml", "kind: [\n");
+    let (names, problems) = dir.services();
+    assert_eq!(names, ["a"]);
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].starts_with("a.yaml: line 1, column 7: "), "{problems:?}");
+    assert!(problems[0].ends_with("; the object that it held stays in force"), "{problems:?}");
+    dir.write("a.yaml", "\u{0}\n");
+    assert_eq!(dir.services().0, ["a"]);
+    fs::remove_file(dir.path("a.yaml")).unwrap();
+    fs::create_dir(dir.path("a.yaml")).unwrap();
+    let (names, problems) = dir.services();
+    assert_eq!(names, ["a"]);
+    assert!(problems[0].starts_with("a.yaml: is not a regular file"), "{problems:?}");
+    fs::remove_dir(dir.path("a.yaml")).unwrap();
+    assert_eq!(dir.services(), (vec![], vec![]));
+}
+
+#[test]
+fn a_refused_object_keeps_its_last_good_state_and_the_others_go_on() {
+    let both = |a: &str, b: &str| format!("{}---\n{}", service("a", a), service("b", b));
+    let mut dir = Dir::new(&[("a.yaml", &both("80", "0"))]);
+    let (names, problems) = dir.services();
+    assert_eq!(names, ["a"]);
+    assert_eq!(
+        problems,
+        ["a.yaml: Service default/b: spec.ports[0].port: must be a port from 1 to 65535, not 0"]
+    );
+    dir.write("a.yaml", &both("eighty", "81"));
+    let (names, problems) = dir.services();
+    assert_eq!(names, ["a", "b"]);
+    assert!(problems[0].starts_with("a.yaml: Service default/a: spec.ports[0].port: invalid type"));
+    assert!(problems[0].ends_with("; its last good state stays in force"));
+    let snapshot = dir.load();
+    let a = snapshot.objects.services.values().next().unwrap();
+    assert_eq!(a.object.ports[0].port, 80);
+    dir.write("a.yaml", &service("b", "81"));
+    assert_eq!(dir.services(), (vec!["b".into()], vec![]));
+}
+
+#[test]
+fn of_two_objects_with_one_name_the_first_file_counts() {
+    let mut dir = Dir::new(&[("b.yaml", &service("web", "81")), ("a.yml", &service("web", "80"))]);
+    let (names, problems) = dir.services();
+    assert_eq!(names, ["web"]);
+    assert_eq!(
+        problems,
+        ["b.yaml: Service default/web: metadata.name: is defined in a.yml already, which counts"]
+    );
+    fs::remove_file(dir.path("a.yml")).unwrap();
+    let snapshot = dir.load();
+    assert!(snapshot.problems.is_empty());
+    assert_eq!(snapshot.objects.services.values().next().unwrap().object.ports[0].port, 81);
+}
+
+#[test]
+fn a_directory_that_is_missing_is_an_error_and_never_an_empty_set() {
+    let mut dir = Dir::new(&[("a.yaml", &service("a", "80"))]);
+    assert!(dir.load().changed);
+    assert!(!dir.load().changed);
+    let elsewhere = dir.dir.path().with_extension("away");
+    fs::rename(dir.dir.path(), &elsewhere).unwrap();
+    let error = dir.manifests.load().unwrap_err().to_string();
+    assert!(error.starts_with("read the manifest directory "), "{error}");
+    assert!(error.contains("No such file or directory"), "{error}");
+    fs::rename(&elsewhere, dir.dir.path()).unwrap();
+    let snapshot = dir.load();
+    assert!(!snapshot.changed);
+    assert_eq!(snapshot.objects.services.len(), 1);
+    assert!(ManifestDir::new(dir.path("a.yaml")).load().is_err());
+}
+
+#[test]
+fn a_file_that_is_rewritten_in_place_never_looks_empty() {
+    let mut dir = Dir::new(&[("a.yaml", &service("a", "80"))]);
+    assert_eq!(dir.services().0, ["a"]);
+    let writer = fs::File::create(dir.path("a.yaml")).unwrap();
+    let snapshot = dir.load();
+    assert_eq!(snapshot.objects.services.len(), 1);
+    assert!(!snapshot.changed);
+    drop(writer);
+    assert_eq!(dir.services().0, [""; 0]);
+}
+
+#[test]
+fn equal_sizes_within_one_tick_of_the_clock_are_told_apart() {
+    let mut dir = Dir::new(&[]);
+    for round in 0..200 {
+        let port = 10_000 + round;
+        dir.write("a.yaml", &service("a", &port.to_string()));
+        let snapshot = dir.load();
+        assert!(snapshot.changed);
+        let loaded = snapshot.objects.services.values().next().unwrap();
+        assert_eq!(loaded.object.ports[0].port, port);
+    }
+}
+
+#[test]
+fn config_map_mounts_are_followed_through_their_links() {
+    let mut dir = Dir::new(&[]);
+    let version = |name: &str, port: &str| {
+        fs::create_dir(dir.path(name)).unwrap();
+        fs::write(dir.path(name).join("a.yaml"), service("a", port)).unwrap();
+    };
+    version("..1", "80");
+    version("..2", "81");
+    std::os::unix::fs::symlink("..1", dir.path("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/a.yaml", dir.path("a.yaml")).unwrap();
+    assert_eq!(dir.services(), (vec!["a".into()], vec![]));
+    std::os::unix::fs::symlink("..2", dir.path("..new")).unwrap();
+    fs::rename(dir.path("..new"), dir.path("..data")).unwrap();
+    let snapshot = dir.load();
+    assert_eq!(snapshot.objects.services.values().next().unwrap().object.ports[0].port, 81);
+}
+
+/// From the write until the new set is compiled. The limit leaves room for a
+/// machine that is busy with other tests.
+#[test]
+fn a_change_is_compiled_soon_after_it_is_written() {
+    let mut dir = Dir::new(&[("a.yaml", YAML)]);
+    let mut changes = dir.manifests.watch().unwrap();
+    dir.load();
+    let mut times = Vec::new();
+    for round in 0..10 {
+        let port = 20_000 + round;
+        let start = Instant::now();
+        dir.write("b.yaml", &service("z", &port.to_string()));
+        loop {
+            let told = changes.try_recv().is_ok();
+            if told {
+                let snapshot = dir.load();
+                let (desired, _) = compile(&snapshot.objects, &CompileOptions::default());
+                if desired.services.values().any(|service| service.port == port) {
+                    break;
+                }
+            }
+            assert!(start.elapsed() < Duration::from_secs(5));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        times.push(start.elapsed());
+    }
+    times.sort();
+    assert!(times[5] < Duration::from_millis(150), "{times:?}");
+}
