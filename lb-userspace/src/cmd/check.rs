@@ -77,7 +77,10 @@ struct Report<'a> {
     warnings: usize,
     ignored: usize,
     service_ports: usize,
+    /// Of the node, if one was named.
     backends: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_name: Option<&'a str>,
     objects: Vec<Row<'a>>,
 }
 
@@ -109,7 +112,7 @@ impl<'a> Report<'a> {
         snapshot: &'a Snapshot,
         desired: &Desired,
         compiled: &'a [Problem],
-        node_name: Option<&str>,
+        node_name: Option<&'a str>,
     ) -> Self {
         let mut rows: BTreeMap<(&str, Option<String>), Vec<&Problem>> = BTreeMap::new();
         for (file, label) in labels(&snapshot.objects) {
@@ -136,6 +139,7 @@ impl<'a> Report<'a> {
             ignored: snapshot.ignored,
             service_ports: desired.services.len(),
             backends: backends.filter(|backend| node_name.is_none() || backend.local).count(),
+            node_name,
             objects,
         }
     }
@@ -148,14 +152,15 @@ impl<'a> Report<'a> {
         // Writing to a string can't fail.
         let _ = writeln!(
             text,
-            "{} accepted, {} refused, {}, {} of other kinds ignored; {} files, {}, {}",
+            "{} accepted, {} refused, {}, {} of other kinds ignored; {}, {}, {}{}",
             count(self.accepted, "object"),
             self.refused,
             count(self.warnings, "warning"),
             self.ignored,
-            self.files,
+            count(self.files, "file"),
             count(self.service_ports, "Service port"),
             count(self.backends, "backend"),
+            self.node_name.map(|name| format!(" on {}", printable(name))).unwrap_or_default(),
         );
         text
     }

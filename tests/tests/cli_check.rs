@@ -1,0 +1,159 @@
+//! `lb check`, as a user runs it: exit status, and what it says.
+
+#![expect(clippy::unwrap_used, reason = "a test that can't go on should say where")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use lb_tests::process;
+use tempfile::TempDir;
+
+const GOOD: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  clusterIP: 10.96.0.1
+  ports: [{port: 80}]
+";
+
+fn directory(files: &[(&str, &str)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+fn check(dir: &Path, args: &[&str]) -> Output {
+    let binary = process::binary("lb").unwrap();
+    Command::new(binary).arg("check").arg(dir).args(args).output().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data")
+}
+
+#[test]
+fn the_dump_of_a_cluster_is_accepted_with_warnings() {
+    for (file, objects) in [("cluster.yaml", 42), ("cluster.json", 41)] {
+        let dir = directory(&[]);
+        fs::copy(data().join(file), dir.path().join(file)).unwrap();
+        let output = check(dir.path(), &[]);
+        let text = stdout(&output);
+        assert_eq!(output.status.code(), Some(0), "{text}");
+        assert!(text.contains(&format!("{file}: Service shop/web: accepted\n")), "{text}");
+        assert!(text.contains(&format!("{file}: Pod shop/api-v1: accepted\n")), "{text}");
+        let warning = format!(
+            "{file}: Service shop/api: warning: metadata.annotations[lb.network/policy]: \
+             \"maglev\" is not one of"
+        );
+        assert!(text.contains(&warning), "{text}");
+        let summary = text.lines().last().unwrap();
+        assert!(summary.starts_with(&format!("{objects} objects accepted, 0 refused, ")));
+        assert!(summary.ends_with("; 1 file, 12 Service ports, 35 backends"), "{summary}");
+        assert_eq!(check(dir.path(), &["--strict"]).status.code(), Some(1));
+        let node = check(dir.path(), &["--node-name", "n1"]);
+        assert!(stdout(&node).ends_with("12 Service ports, 20 backends on n1\n"));
+    }
+}
+
+#[test]
+fn a_refused_object_is_named_with_file_field_and_reason() {
+    let dir = directory(&[
+        ("good.yaml", GOOD),
+        ("value.yaml", &GOOD.replace("80", "80000").replace("web", "value")),
+        ("type.yaml", &GOOD.replace("80", "eighty").replace("web", "type")),
+        ("syntax.yaml", "kind: Service\n  name: [\n"),
+        ("typo.yaml", &GOOD.replace("ports:", "prots: 1, ports:").replace("web", "typo")),
+    ]);
+    let output = check(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stdout(&output);
+    for line in [
+        "good.yaml: Service shop/web: accepted",
+        "value.yaml: Service shop/value: refused: spec.ports[0].port: must be a port from 1 to \
+         65535, not 80000",
+        "type.yaml: Service shop/type: refused: spec.ports[0].port: invalid type: string \
+         \"eighty\", expected i32",
+    ] {
+        assert!(text.lines().any(|other| other == line), "{line}\nis not in\n{text}");
+    }
+    assert!(text.contains("syntax.yaml: refused: line 2, column "), "{text}");
+}
+
+#[test]
+fn warnings_count_only_if_asked_for() {
+    let unknown = GOOD.replace("spec:\n", "spec:\n  selectr: {}\n");
+    let dir = directory(&[("a.yaml", &unknown)]);
+    let output = check(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(0));
+    let line = "a.yaml: Service shop/web: warning: spec.selectr: is unknown and has no effect\n";
+    assert!(stdout(&output).contains(line), "{}", stdout(&output));
+    assert_eq!(check(dir.path(), &["--strict"]).status.code(), Some(1));
+}
+
+#[test]
+fn two_services_with_one_address_are_told_apart_by_age() {
+    let aged = |name: &str, year: &str| {
+        GOOD.replace(
+            "name: web",
+            &format!("name: {name}, creationTimestamp: {year}-01-01T00:00:00Z"),
+        )
+    };
+    let dir = directory(&[("a.yaml", &aged("new", "2026")), ("b.yaml", &aged("old", "2025"))]);
+    let output = check(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let line = "a.yaml: Service shop/new: refused: spec.ports[0].port: 10.96.0.1:80/TCP belongs \
+                to Service shop/old, which is older, so it is not served here\n";
+    assert!(stdout(&output).contains(line), "{}", stdout(&output));
+}
+
+#[test]
+fn json_says_the_same() {
+    let dir = directory(&[("a.json", "{\"kind\": \"Service\"}"), ("b.yaml", GOOD)]);
+    let output = check(dir.path(), &["-o", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["accepted"], 1);
+    assert_eq!(report["refused"], 1);
+    assert_eq!(report["objects"][0]["file"], "a.json");
+    assert_eq!(report["objects"][0]["object"], serde_json::Value::Null);
+    assert_eq!(report["objects"][0]["problems"][0]["field"], "apiVersion");
+    assert_eq!(report["objects"][1]["object"], "Service shop/web");
+    assert_eq!(report["objects"][1]["result"], "accepted");
+}
+
+#[test]
+fn names_from_files_cannot_write_to_the_terminal() {
+    let hostile = GOOD.replace("name: web", "name: \"\\e[31mweb\\u202e\"");
+    let dir = directory(&[("a\u{1b}[2J\n.yaml", &hostile)]);
+    let output = check(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stdout(&output);
+    assert!(
+        text.starts_with("a\\u{1b}[2J\\n.yaml: Service shop/\\u{1b}[31mweb\\u{202e}: "),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_missing_directory_is_one_sentence_on_standard_error() {
+    let dir = directory(&[]);
+    for path in [dir.path().join("missing"), data().join("cluster.yaml")] {
+        let output = check(&path, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(stdout(&output), "");
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.starts_with("lb: read the manifest directory "), "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+    let output = check(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stdout(&output).starts_with("0 objects accepted, 0 refused"), "{}", stdout(&output));
+}
