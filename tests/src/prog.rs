@@ -12,6 +12,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -24,17 +25,21 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::privilege::root_or_skip;
 
+mod case;
 pub mod context;
 mod family;
 mod flows;
 pub mod net;
 mod rows;
 
+pub use case::{Case, Step};
 pub use family::Family;
 pub use rows::{Installed, ServiceSpec};
 
 /// The source ports that translation may use in [`Rig::take`]'s rig.
-pub const SNAT_PORTS: std::ops::RangeInclusive<u16> = 40_000..=40_999;
+pub const SNAT_PORTS: RangeInclusive<u16> = 40_000..=40_999;
+/// Likewise in [`Rig::take_scarce`]'s rig: few enough to run out of.
+pub const SCARCE_PORTS: RangeInclusive<u16> = 50_000..=50_003;
 
 /// Actions of programs, as numbers of the kernel's interface.
 pub mod action {
@@ -94,6 +99,20 @@ impl Prog {
         }
     }
 
+    /// Whether the kernel runs it on this frame: a test run of a TC program
+    /// wants a whole IP header where the EtherType announces one. XDP programs,
+    /// which share the parser, run on all.
+    pub fn runs_on(self, frame: &[u8]) -> bool {
+        let behind = frame.len().saturating_sub(14);
+        match frame.get(12..14) {
+            None => false,
+            Some(_) if self == Self::Xdp => true,
+            Some([0x08, 0x00]) => behind >= 20,
+            Some([0x86, 0xdd]) => behind >= 40,
+            Some(_) => true,
+        }
+    }
+
     /// Whether its packets begin with a MAC header.
     pub const fn is_ethernet(self) -> bool {
         !matches!(self, Self::IngressL3 | Self::EgressL3)
@@ -141,33 +160,32 @@ pub struct Rig {
     filter: BTreeMap<u32, u64>,
 }
 
-static SHARED: LazyLock<Mutex<Rig>> = LazyLock::new(|| Mutex::new(Rig::load(SNAT_PORTS)));
+type Shared = LazyLock<Mutex<Rig>>;
+static PLENTY: Shared = LazyLock::new(|| Mutex::new(Rig::load(&SNAT_PORTS)));
+static SCARCE: Shared = LazyLock::new(|| Mutex::new(Rig::load(&SCARCE_PORTS)));
 
 impl Rig {
     /// The rig of this test binary, emptied, for one test at a time; none if
     /// the test can't run here. The calling thread enters the rig's network
     /// namespace and stays on one CPU, since round-robin counts per CPU.
     pub fn take() -> Option<MutexGuard<'static, Self>> {
-        if !root_or_skip() {
-            return None;
-        }
-        let mut rig = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        root_or_skip().then(|| Self::take_from(&PLENTY))
+    }
+
+    /// Likewise a rig with [`SCARCE_PORTS`].
+    pub fn take_scarce() -> Option<MutexGuard<'static, Self>> {
+        root_or_skip().then(|| Self::take_from(&SCARCE))
+    }
+
+    fn take_from(shared: &'static Shared) -> MutexGuard<'static, Self> {
+        // A test that failed leaves nothing that the reset doesn't mend.
+        let mut rig = shared.lock().unwrap_or_else(PoisonError::into_inner);
         rig.enter();
         rig.reset();
-        Some(rig)
+        rig
     }
 
-    /// A rig of one's own, for a test that needs other source ports.
-    pub fn with_snat_ports(ports: std::ops::RangeInclusive<u16>) -> Option<Self> {
-        root_or_skip().then(|| {
-            let mut rig = Self::load(ports);
-            rig.enter();
-            rig.reset();
-            rig
-        })
-    }
-
-    fn load(ports: std::ops::RangeInclusive<u16>) -> Self {
+    fn load(ports: &RangeInclusive<u16>) -> Self {
         let netns = net::namespace();
         let (min, max) = (u32::from(*ports.start()), u32::from(*ports.end()));
         let mut loader = EbpfLoader::new();

@@ -102,6 +102,11 @@ impl Port {
         self.macs.reversed()
     }
 
+    /// MAC addresses of a frame that leaves here for another neighbour.
+    pub const fn leaving_to(&self, neighbour: [u8; 6]) -> Macs {
+        Macs { src: self.macs.dst, dst: neighbour }
+    }
+
     /// The node's address on it, of the same family as `like`.
     pub fn address(&self, like: IpAddr) -> IpAddr {
         let text = if like.is_ipv4() { self.v4 } else { self.v6 };
@@ -147,9 +152,9 @@ addr add fd00:10:244:1::1/128 dev pod0 nodad
 route add default via 192.0.2.254
 route add default via 2001:db8::fe
 route add 10.244.1.10/32 dev pod0
-route add fd00:10:244:1::10/128 dev pod0
+route add fd00:10:244:1::a/128 dev pod0
 route add 10.244.1.20/32 dev pod1
-route add fd00:10:244:1::20/128 dev pod1
+route add fd00:10:244:1::14/128 dev pod1
 route add 10.244.2.0/24 via 192.0.2.2
 route add fd00:10:244:2::/64 via 2001:db8::2
 route add 10.244.3.0/24 via 198.51.100.3
@@ -165,7 +170,7 @@ neigh add 2001:db8::2 lladdr 02:00:00:00:01:f2 dev up0 nud permanent
 neigh add 198.51.100.3 lladdr 02:00:00:00:01:f3 dev up1 nud permanent
 neigh add 2001:db8:1::3 lladdr 02:00:00:00:01:f3 dev up1 nud permanent
 neigh add 10.244.1.10 lladdr 02:00:00:00:01:31 dev pod0 nud permanent
-neigh add fd00:10:244:1::10 lladdr 02:00:00:00:01:31 dev pod0 nud permanent
+neigh add fd00:10:244:1::a lladdr 02:00:00:00:01:31 dev pod0 nud permanent
 ";
 
 /// Makes the namespace. The calling thread is in it afterwards.

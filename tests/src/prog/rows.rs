@@ -174,6 +174,23 @@ impl Rig {
         }
     }
 
+    /// Removes a frontend row, and the row of its address if there is one.
+    pub fn remove_frontend(&mut self, addr: SocketAddr, proto: u8) {
+        let port = BePort::new(addr.port());
+        match addr.ip() {
+            IpAddr::V4(ip) => self.drop_frontend(V4::from(ip), port, proto),
+            IpAddr::V6(ip) => self.drop_frontend(V6::from(ip), port, proto),
+        }
+    }
+
+    fn drop_frontend<A: Family>(&mut self, addr: A, port: BePort, proto: u8) {
+        let mut map: HashMap<_, A::FrontendKey, Frontend> =
+            HashMap::try_from(self.map_mut(A::FRONTENDS)).expect("a hash map");
+        map.remove(&FrontendKey::new(addr, port, proto).into()).expect("the row is there");
+        // A node's address has no row of its own.
+        let _absent = map.remove(&FrontendKey::address(addr).into());
+    }
+
     fn put_frontend<A: Family>(&mut self, key: FrontendKey<A>, row: Frontend) {
         let mut map: HashMap<_, A::FrontendKey, Frontend> =
             HashMap::try_from(self.map_mut(A::FRONTENDS)).expect("a hash map");
@@ -203,7 +220,7 @@ impl Rig {
     }
 
     /// Empties every map and sets the rows of the interfaces.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.clear_hash::<FrontendKey<V4>, Frontend>(names::MAP_FRONTENDS_V4);
         self.clear_hash::<FrontendKey<V6>, Frontend>(names::MAP_FRONTENDS_V6);
         self.clear_flows();

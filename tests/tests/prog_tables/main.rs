@@ -1,0 +1,18 @@
+//! Single packets through the BPF programs: what goes in, what comes out, what
+//! was counted. Every scenario runs for IPv4 and IPv6, TCP and UDP, and for
+//! devices with and without a MAC header.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by ending; clippy knows only those in the functions marked as tests"
+)]
+
+mod collide;
+mod flows;
+mod forward;
+mod fragments;
+mod policy;
+mod refuse;
+mod snat;
+mod stranger;
+mod xdp;

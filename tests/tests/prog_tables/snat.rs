@@ -1,0 +1,266 @@
+//! Source translation: where a reply would not come back through this node,
+//! and only there.
+
+use lb_common::tcp::flag;
+use lb_common::{Interface, Verdict};
+use lb_tests::packet::Packet;
+use lb_tests::prog::net::{POD, POD_2, Port, TUNNEL, UPLINK, UPLINK_2};
+use lb_tests::prog::{Case, Installed, Rig, SCARCE_PORTS, SNAT_PORTS, ServiceSpec};
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, UdpSocket};
+
+fn node_port(rig: &mut Rig, case: Case, backends: &[SocketAddr]) -> Installed {
+    rig.clear_flows();
+    rig.install(&ServiceSpec {
+        proto: case.proto(),
+        cluster: vec![case.vip(1, 80)],
+        node: vec![case.node(UPLINK, 30_080), case.node(UPLINK_2, 30_080)],
+        backends: backends.to_vec(),
+        ..ServiceSpec::default()
+    })
+}
+
+/// Asserts that a packet to `backend` leaves by `by` with the address of `by`
+/// as its source, and returns the source.
+#[track_caller]
+fn translated(rig: &mut Rig, case: Case, by: Port, packet: &Packet) -> SocketAddr {
+    let step = case.leave(rig, by, packet);
+    let (source, destination) = step.tuple(Verdict::SourceTranslated);
+    assert_eq!(destination, packet.dst, "{}", step.describe());
+    assert_eq!(source.ip(), case.node(by, 0).ip(), "{}", step.describe());
+    assert!(SNAT_PORTS.contains(&source.port()), "{}", step.describe());
+    source
+}
+
+#[test]
+fn an_outside_client_reaches_a_remote_backend_and_the_reply_finds_the_way_back() {
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::all() {
+        for by in [UPLINK, UPLINK_2, TUNNEL] {
+            let (client, front) = (case.outside(7, 4000), case.node(UPLINK, 30_080));
+            let backend = case.pod(2, 10, 8080);
+            node_port(&mut rig, case, &[backend]);
+            case.enter(&mut rig, UPLINK, &case.open(client, front)).forwarded_to(backend);
+            let source = translated(&mut rig, case, by, &case.open(client, backend));
+            case.enter(&mut rig, by, &case.accept(backend, source)).became(
+                Verdict::SourceRestored,
+                backend,
+                client,
+            );
+            case.leave(&mut rig, UPLINK, &case.accept(backend, client)).returned_from(front);
+            for _ in 0..2 {
+                case.enter(&mut rig, UPLINK, &case.data(client, front)).forwarded_to(backend);
+                let again = translated(&mut rig, case, by, &case.data(client, backend));
+                assert_eq!(again, source, "a flow keeps its port");
+                case.enter(&mut rig, by, &case.data(backend, source)).became(
+                    Verdict::SourceRestored,
+                    backend,
+                    client,
+                );
+                case.leave(&mut rig, UPLINK, &case.data(backend, client)).returned_from(front);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_local_backend_sees_the_outside_clients_address() {
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::all() {
+        let (client, front) = (case.outside(7, 4000), case.node(UPLINK, 30_080));
+        let backend = case.pod(1, 10, 8080);
+        node_port(&mut rig, case, &[backend]);
+        case.enter(&mut rig, UPLINK, &case.open(client, front)).forwarded_to(backend);
+        case.leave(&mut rig, POD, &case.open(client, backend)).passed();
+        case.enter(&mut rig, POD, &case.accept(backend, client)).passed();
+        case.leave(&mut rig, UPLINK, &case.accept(backend, client)).returned_from(front);
+    }
+}
+
+#[test]
+fn a_remote_backend_sees_the_address_of_a_pod_of_this_node() {
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::all() {
+        for by in [UPLINK, UPLINK_2, TUNNEL] {
+            for front in [case.vip(1, 80), case.node(UPLINK, 30_080)] {
+                let (client, backend) = (case.pod(1, 20, 4000), case.pod(2, 10, 8080));
+                node_port(&mut rig, case, &[backend]);
+                case.enter(&mut rig, POD_2, &case.open(client, front)).forwarded_to(backend);
+                case.leave(&mut rig, by, &case.open(client, backend)).passed();
+                case.enter(&mut rig, by, &case.accept(backend, client)).passed();
+                case.leave(&mut rig, POD_2, &case.accept(backend, client)).returned_from(front);
+            }
+        }
+    }
+}
+
+/// A client of another node, or one that routes ClusterIPs here.
+#[test]
+fn whoever_comes_in_by_an_uplink_or_tunnel_is_translated_for_cluster_ips_too() {
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::all() {
+        for edge in [UPLINK, TUNNEL] {
+            let (client, vip) = (case.outside(7, 4000), case.vip(1, 80));
+            let backend = case.pod(2, 10, 8080);
+            node_port(&mut rig, case, &[backend]);
+            case.enter(&mut rig, edge, &case.open(client, vip)).forwarded_to(backend);
+            let source = translated(&mut rig, case, UPLINK_2, &case.open(client, backend));
+            case.enter(&mut rig, UPLINK_2, &case.accept(backend, source)).became(
+                Verdict::SourceRestored,
+                backend,
+                client,
+            );
+            case.leave(&mut rig, edge, &case.accept(backend, client)).returned_from(vip);
+        }
+    }
+}
+
+#[test]
+fn a_pod_reaches_itself_through_its_service() {
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::all() {
+        let (client, vip, backend) =
+            (case.pod(1, 10, 4000), case.vip(1, 80), case.pod(1, 10, 8080));
+        node_port(&mut rig, case, &[backend]);
+        case.enter(&mut rig, POD, &case.open(client, vip)).forwarded_to(backend);
+        let source = translated(&mut rig, case, POD, &case.open(client, backend));
+        case.enter(&mut rig, POD, &case.accept(backend, source)).became(
+            Verdict::SourceRestored,
+            backend,
+            client,
+        );
+        case.leave(&mut rig, POD, &case.accept(backend, client)).returned_from(vip);
+        case.enter(&mut rig, POD, &case.data(client, vip)).forwarded_to(backend);
+        let again = translated(&mut rig, case, POD, &case.data(client, backend));
+        assert_eq!(again, source, "a flow keeps its port");
+    }
+}
+
+#[test]
+fn an_interface_without_an_address_leaves_the_source_alone() {
+    let Some(mut rig) = Rig::take() else { return };
+    rig.set_interface(TUNNEL.index, Interface { snat_v4: 0, snat_v6: [0; 4], ..TUNNEL.row() });
+    for case in Case::all() {
+        let (client, front) = (case.outside(7, 4000), case.node(UPLINK, 30_080));
+        let backend = case.pod(2, 10, 8080);
+        node_port(&mut rig, case, &[backend]);
+        case.enter(&mut rig, UPLINK, &case.open(client, front)).forwarded_to(backend);
+        case.leave(&mut rig, TUNNEL, &case.open(client, backend)).passed();
+    }
+}
+
+#[test]
+fn no_two_flows_to_a_backend_share_a_port() {
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::all() {
+        let (front, backend) = (case.node(UPLINK, 30_080), case.pod(2, 10, 8080));
+        node_port(&mut rig, case, &[backend]);
+        let mut clients = Vec::new();
+        for n in 0..200 {
+            // The same port from several clients, and several from the same.
+            let client = case.outside(1 + n % 8, 4000 + u16::from(n / 8));
+            case.enter(&mut rig, UPLINK, &case.open(client, front)).forwarded_to(backend);
+            clients.push((client, translated(&mut rig, case, UPLINK, &case.open(client, backend))));
+        }
+        let sources: BTreeSet<SocketAddr> = clients.iter().map(|(_, source)| *source).collect();
+        assert_eq!(sources.len(), clients.len(), "{case:?}");
+        for (client, source) in clients {
+            case.enter(&mut rig, UPLINK, &case.accept(backend, source)).became(
+                Verdict::SourceRestored,
+                backend,
+                client,
+            );
+            case.leave(&mut rig, UPLINK, &case.accept(backend, client)).returned_from(front);
+        }
+    }
+}
+
+#[test]
+fn what_answers_to_a_port_that_was_not_reserved_passes() {
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::all() {
+        let backend = case.pod(2, 10, 8080);
+        node_port(&mut rig, case, &[backend]);
+        for port in [*SNAT_PORTS.start(), *SNAT_PORTS.end(), SNAT_PORTS.end() + 1, 22] {
+            let packet = case.accept(backend, case.node(UPLINK, port));
+            case.enter(&mut rig, UPLINK, &packet).passed();
+        }
+    }
+}
+
+#[test]
+fn when_every_port_is_taken_the_packet_is_dropped_and_counted() {
+    let Some(mut rig) = Rig::take_scarce() else { return };
+    for case in Case::all() {
+        let (front, backend) = (case.node(UPLINK, 30_080), case.pod(2, 10, 8080));
+        node_port(&mut rig, case, &[backend]);
+        let mut sources = BTreeSet::new();
+        let mut drops = 0;
+        for n in 1..=40 {
+            let client = case.outside(n, 4000);
+            case.enter(&mut rig, UPLINK, &case.open(client, front)).forwarded_to(backend);
+            let step = case.leave(&mut rig, UPLINK, &case.open(client, backend));
+            if step.outcome.verdict == Verdict::DroppedNoPort {
+                step.dropped(Verdict::DroppedNoPort);
+                drops += 1;
+            } else {
+                let (source, _) = step.tuple(Verdict::SourceTranslated);
+                assert!(SCARCE_PORTS.contains(&source.port()), "{}", step.describe());
+                assert!(sources.insert(source), "{}", step.describe());
+            }
+        }
+        assert_eq!((sources.len(), drops), (4, 36), "{case:?}");
+        // Another backend has all ports still.
+        let other = case.pod(2, 11, 8080);
+        node_port(&mut rig, case, &[other]);
+        let client = case.outside(1, 4000);
+        case.enter(&mut rig, UPLINK, &case.open(client, front)).forwarded_to(other);
+        case.leave(&mut rig, UPLINK, &case.open(client, other)).tuple(Verdict::SourceTranslated);
+    }
+}
+
+/// One busy backend sees far more connections than there are ports.
+#[test]
+fn the_port_of_a_flow_that_is_over_serves_the_next() {
+    let Some(mut rig) = Rig::take_scarce() else { return };
+    for case in Case::all() {
+        let (front, backend) = (case.node(UPLINK, 30_080), case.pod(2, 10, 8080));
+        node_port(&mut rig, case, &[backend]);
+        for port in 4000..4100 {
+            let client = case.outside(7, port);
+            case.enter(&mut rig, UPLINK, &case.open(client, front)).forwarded_to(backend);
+            let step = case.leave(&mut rig, UPLINK, &case.open(client, backend));
+            let (source, _) = step.tuple(Verdict::SourceTranslated);
+            let answer = case.accept(backend, source);
+            case.enter(&mut rig, UPLINK, &answer).became(Verdict::SourceRestored, backend, client);
+            case.leave(&mut rig, UPLINK, &case.accept(backend, client)).returned_from(front);
+            if case.tcp {
+                let fin = case.segment(client, front, flag::FIN | flag::ACK);
+                case.enter(&mut rig, UPLINK, &fin).forwarded_to(backend);
+                let fin = case.segment(backend, client, flag::FIN | flag::ACK);
+                case.leave(&mut rig, UPLINK, &fin).returned_from(front);
+            } else {
+                rig.age_flows();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_port_that_a_socket_of_the_node_uses_is_left_to_it() {
+    let Some(mut rig) = Rig::take_scarce() else { return };
+    for case in Case::ethernet().filter(|case| !case.tcp) {
+        let (front, backend) = (case.node(UPLINK, 30_080), case.pod(2, 10, 8080));
+        node_port(&mut rig, case, &[backend]);
+        let free = *SCARCE_PORTS.end();
+        let taken: Vec<UdpSocket> = (*SCARCE_PORTS.start()..free)
+            .map(|port| UdpSocket::bind(case.node(UPLINK, port)).expect("a port of the node"))
+            .collect();
+        let client = case.outside(7, 4000);
+        case.enter(&mut rig, UPLINK, &case.open(client, front)).forwarded_to(backend);
+        let step = case.leave(&mut rig, UPLINK, &case.open(client, backend));
+        let (source, _) = step.tuple(Verdict::SourceTranslated);
+        assert_eq!(source.port(), free, "{}", step.describe());
+        drop(taken);
+    }
+}
