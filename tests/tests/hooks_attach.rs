@@ -366,3 +366,31 @@ fn a_pin_directory_that_is_not_on_bpffs_is_refused() {
     let error = cleanup(directory.path()).unwrap_err().to_string();
     assert!(error.contains("is not on a BPF file system"), "{error}");
 }
+
+#[test]
+fn under_ip_netns_exec_the_pins_would_vanish_so_it_is_refused() {
+    if !privilege::root_or_skip() {
+        return;
+    }
+    let scene = Scene::new();
+    // The test itself, in the surroundings that `ip netns exec` makes.
+    let myself = std::env::current_exe().unwrap();
+    let inner = "opens_at_the_usual_place";
+    let output = std::process::Command::new("ip")
+        .args(["netns", "exec", scene.netns.name()])
+        .arg(myself)
+        .args(["--exact", inner, "--ignored", "--nocapture"])
+        .env("LB_TEST_PIN_DIR", &scene.pin_dir)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("nsenter --net=/run/netns/NAME"), "{text}");
+}
+
+#[test]
+#[ignore = "the other half of the test above"]
+fn opens_at_the_usual_place() {
+    let Some(pin_dir) = std::env::var_os("LB_TEST_PIN_DIR") else { return };
+    let error = Hooks::open(&HookOptions::new(pin_dir)).err().unwrap();
+    println!("{error}");
+}

@@ -20,7 +20,7 @@ pub(super) fn is_on(path: &Path) -> bool {
 pub(super) fn ensure(pin_dir: &Path) -> Result<(), DataplaneError> {
     let refuse = |reason: String| DataplaneError::NotBpffs { pin_dir: pin_dir.into(), reason };
     if !pin_dir.is_absolute() || pin_dir.components().any(|part| part == Component::ParentDir) {
-        return Err(refuse("give an absolute path".into()));
+        return Err(refuse("give an absolute path without `..`".into()));
     }
     let nearest = pin_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     if !is_on(nearest) {
@@ -59,6 +59,34 @@ fn in_private_mount_namespace() -> bool {
     };
     match (namespace("self"), namespace("1")) {
         (Some(own), Some(first)) => own != first,
-        _ => false,
+        // Not even root may always look at the first process.
+        _ => fs::read_to_string("/proc/self/mounts").is_ok_and(|mounts| by_ip_netns_exec(&mounts)),
+    }
+}
+
+/// Whether `ip netns exec` made the mounts: it names the file system on /sys
+/// after the network namespace.
+fn by_ip_netns_exec(mounts: &str) -> bool {
+    let sys = mounts.lines().rfind(|line| line.split(' ').nth(1) == Some("/sys"));
+    let source = sys.and_then(|line| line.split(' ').next());
+    source.is_some_and(|name| Path::new("/run/netns").join(name).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usual_sys_is_not_taken_for_that_of_ip_netns_exec() {
+        assert!(!by_ip_netns_exec("sysfs /sys sysfs rw 0 0\nproc /proc proc rw 0 0\n"));
+        assert!(!by_ip_netns_exec(""));
+    }
+
+    #[test]
+    fn a_relative_path_or_one_that_climbs_is_refused() {
+        for path in ["lb", "/sys/fs/bpf/../x"] {
+            let error = ensure(Path::new(path)).unwrap_err().to_string();
+            assert!(error.ends_with("without `..`"), "{error}");
+        }
     }
 }
