@@ -1,6 +1,8 @@
 //! The agent and command line of the eBPF Service load balancer, as a library:
 //! the binary `lb` is a thin layer over it, and the tests use its parts.
 
+pub mod agent;
+pub mod cli;
 pub mod cmd;
 pub mod dataplane;
 pub mod desired;
@@ -9,3 +11,4 @@ pub mod netlink;
 pub mod object;
 pub mod reconcile;
 pub mod source;
+pub mod view;

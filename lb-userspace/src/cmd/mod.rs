@@ -1,4 +1,7 @@
 //! The subcommands of `lb`, one module each.
 
+pub mod agent;
 pub mod check;
 pub mod cleanup;
+pub mod services;
+pub mod status;

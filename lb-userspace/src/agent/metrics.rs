@@ -1,0 +1,209 @@
+//! The metrics, read from the kernel at each scrape.
+
+use super::status::SharedStatus;
+use crate::dataplane::maps::{MapFill, Maps, MapsError, fill};
+use crate::view::{Counters, ServiceView, Verdicts, services, verdicts};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+type Labels = Vec<(&'static str, String)>;
+
+/// The metrics and what the agent's loop adds to them.
+#[derive(Debug)]
+pub(super) struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    /// Metrics of what is pinned in `pin_dir`.
+    pub(super) fn new(
+        pin_dir: &Path,
+        status: Arc<SharedStatus>,
+        sync_duration: Histogram,
+    ) -> Result<Self, MapsError> {
+        let mut registry = Registry::default();
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("lb_build", "The running version", version);
+        registry.register(
+            "lb_sync_duration_seconds",
+            "How long it took to bring the kernel up to date",
+            sync_duration,
+        );
+        let maps = Maps::open(pin_dir)?;
+        let kernel = Kernel { pin_dir: pin_dir.to_path_buf(), maps, status };
+        registry.register_collector(Box::new(kernel));
+        Ok(Self { registry })
+    }
+
+    /// The exposition. Takes as long as the flow tables are full.
+    pub(super) fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
+
+/// Durations from 1 ms to 16 s, as kube-proxy has them.
+pub(super) fn sync_duration() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 15))
+}
+
+/// Reads the maps at each scrape.
+struct Kernel {
+    pin_dir: PathBuf,
+    maps: Maps,
+    status: Arc<SharedStatus>,
+}
+
+impl fmt::Debug for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kernel").field("pin_dir", &self.pin_dir).finish_non_exhaustive()
+    }
+}
+
+impl Kernel {
+    fn read(&self) -> Result<(Vec<ServiceView>, Verdicts, Vec<MapFill>), MapsError> {
+        let fill = fill(&self.pin_dir, &self.maps)?;
+        Ok((services(&self.maps)?, verdicts(&self.maps)?, fill))
+    }
+}
+
+impl Collector for Kernel {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (services, verdicts, fill) = self.read().map_err(|error| {
+            tracing::warn!("metrics: {error}");
+            fmt::Error
+        })?;
+        encode_traffic(&mut encoder, "lb_service", &service_traffic(&services))?;
+        encode_traffic(&mut encoder, "lb_backend", &backend_traffic(&services))?;
+        counter(
+            &mut encoder,
+            "lb_service_packets_refused",
+            "Packets of clients that were refused",
+            services.iter().map(|view| (service_labels(view), view.packets_refused)),
+        )?;
+        let packets = verdicts.iter().flat_map(|(hook, counts)| {
+            counts.iter().map(move |(verdict, packets)| {
+                let labels = vec![("hook", (*hook).to_owned()), ("verdict", (*verdict).to_owned())];
+                (labels, *packets)
+            })
+        });
+        counter(&mut encoder, "lb_packets", "Packets by hook and what became of them", packets)?;
+        let map = |fill: &MapFill| vec![("map", fill.map.to_owned())];
+        let entries = fill.iter().filter_map(|f| f.used.map(|used| (map(f), used.into())));
+        gauge(&mut encoder, "lb_map_entries", "Entries in use", entries)?;
+        let most = fill.iter().map(|fill| (map(fill), fill.max.into()));
+        gauge(&mut encoder, "lb_map_max_entries", "Most entries", most)?;
+        #[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^53")]
+        let bytes = fill.iter().map(|fill| (map(fill), fill.bytes as f64));
+        gauge(&mut encoder, "lb_map_memory_bytes", "Memory of the map", bytes)?;
+        self.encode_status(&mut encoder)
+    }
+}
+
+impl Kernel {
+    fn encode_status(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let status = self.status.get();
+        let count = |error| status.problems.iter().filter(|p| p.is_error() == error).count();
+        let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
+        let one = |value| std::iter::once((Vec::new(), value));
+        let refused = one(number(count(true)));
+        gauge(encoder, "lb_objects_refused", "Objects that are refused", refused)?;
+        let warned = one(number(count(false)));
+        gauge(encoder, "lb_objects_warned", "Warnings about objects in force", warned)?;
+        let healthy = one(f64::from(u8::from(status.reasons.is_empty())));
+        gauge(encoder, "lb_healthy", "1 if everything is in order", healthy)?;
+        let last = status.last_sync.iter().map(|sync| (Vec::new(), sync.at));
+        let help = "When the kernel was last brought up to date";
+        gauge(encoder, "lb_sync_last_timestamp_seconds", help, last)
+    }
+}
+
+fn service_traffic(services: &[ServiceView]) -> Vec<(Labels, Counters)> {
+    services.iter().map(|view| (service_labels(view), view.counters)).collect()
+}
+
+fn backend_traffic(services: &[ServiceView]) -> Vec<(Labels, Counters)> {
+    let backends = services.iter().flat_map(|view| {
+        view.backends.iter().map(move |backend| {
+            let mut labels = service_labels(view);
+            labels.push(("address", SocketAddr::new(backend.address, backend.port).to_string()));
+            (labels, backend.counters)
+        })
+    });
+    backends.collect()
+}
+
+fn service_labels(view: &ServiceView) -> Labels {
+    vec![
+        ("namespace", view.namespace.clone()),
+        ("service", view.name.clone()),
+        ("port_name", view.port_name.clone()),
+        ("protocol", view.protocol.clone()),
+    ]
+}
+
+/// Connections, packets and bytes of Service ports or of backends.
+fn encode_traffic(
+    encoder: &mut DescriptorEncoder<'_>,
+    prefix: &str,
+    rows: &[(Labels, Counters)],
+) -> fmt::Result {
+    let connections = rows.iter().map(|(labels, c)| (labels.clone(), c.connections));
+    let name = format!("{prefix}_connections");
+    counter(encoder, &name, "TCP connections and UDP flows that got a backend", connections)?;
+    let directed = |labels: &Labels, direction: &str, value| {
+        let mut labels = labels.clone();
+        labels.push(("direction", direction.to_owned()));
+        (labels, value)
+    };
+    let packets = rows.iter().flat_map(|(labels, c)| {
+        [directed(labels, "in", c.packets_in), directed(labels, "out", c.packets_out)]
+    });
+    counter(
+        encoder,
+        &format!("{prefix}_packets"),
+        "Packets from (in) and to (out) clients",
+        packets,
+    )?;
+    let bytes = rows.iter().flat_map(|(labels, c)| {
+        [directed(labels, "in", c.bytes_in), directed(labels, "out", c.bytes_out)]
+    });
+    counter(encoder, &format!("{prefix}_bytes"), "Bytes from (in) and to (out) clients", bytes)
+}
+
+fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: impl Iterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (labels, value) in samples {
+        ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: impl Iterator<Item = (Labels, f64)>,
+) -> fmt::Result {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in samples {
+        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

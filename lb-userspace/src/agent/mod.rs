@@ -1,0 +1,182 @@
+//! The agent: follows the manifests and the network, and keeps the kernel in
+//! line with both. It holds no state that matters: the kernel does.
+
+mod http;
+mod metrics;
+mod node;
+mod report;
+mod socket;
+mod status;
+mod sysctl;
+
+pub use socket::{SocketError, ask};
+pub(crate) use status::unix_now;
+pub use status::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SyncInfo};
+
+use crate::cli::MetricsAddress;
+use crate::dataplane::maps::MapsError;
+use crate::dataplane::{DataplaneError, HookOptions};
+use crate::desired::CompileOptions;
+use crate::netlink::{NetlinkError, WatchOptions};
+use crate::source::SourceError;
+use node::{Node, Source};
+use prometheus_client::metrics::histogram::Histogram;
+use socket::StatusSocket;
+use status::SharedStatus;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Where metrics are served if nobody says otherwise; kube-proxy's port.
+const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10_249);
+
+/// What the agent is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The manifest directory.
+    pub manifests: PathBuf,
+    /// Name of this node and default policy.
+    pub compile: CompileOptions,
+    /// Which interfaces.
+    pub network: WatchOptions,
+    /// How the data plane is set up; without source ports, they are chosen.
+    pub hooks: HookOptions,
+    /// Whether the source ports were chosen by the user.
+    pub snat_ports_given: bool,
+    /// The status socket.
+    pub socket: PathBuf,
+    /// Where metrics are served, if the user said so.
+    pub metrics: Option<MetricsAddress>,
+}
+
+/// Why the agent can't start or go on.
+#[derive(Debug, Error)]
+pub enum AgentError {
+    /// The manifests can't be read at the start.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The data plane can't be set up.
+    #[error(transparent)]
+    Dataplane(#[from] DataplaneError),
+    /// The maps can't be opened.
+    #[error(transparent)]
+    Maps(Box<MapsError>),
+    /// The network can't be followed.
+    #[error(transparent)]
+    Network(#[from] NetlinkError),
+    /// The status socket can't be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// Signals can't be waited for.
+    #[error("signals can't be waited for: {0}")]
+    Signal(#[source] io::Error),
+    /// The metrics address can't be used.
+    #[error("metrics can't be served on {address}: {source}; name another --metrics-addr, or off")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl From<MapsError> for AgentError {
+    fn from(error: MapsError) -> Self {
+        Self::Maps(Box::new(error))
+    }
+}
+
+/// Runs until SIGTERM or SIGINT. What is in force stays so.
+pub async fn run(config: Config) -> Result<(), AgentError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err(DataplaneError::NotRoot.into());
+    }
+    let mut signals = Signals::new().map_err(AgentError::Signal)?;
+    let source = Source::open(&config)?;
+    let status = Arc::new(SharedStatus::default());
+    let sync_duration = metrics::sync_duration();
+    let socket = StatusSocket::bind(&config.socket)?;
+    let listener = metrics_listener(config.metrics).await?;
+    let mut node = Node::open(&config, source, Arc::clone(&status), sync_duration.clone())?;
+    let socket = tokio::spawn(socket.serve(Arc::clone(&status)));
+    if let Some(listener) = listener {
+        serve_metrics(&config, listener, &status, sync_duration)?;
+    }
+    tokio::select! {
+        biased;
+        () = signals.end() => {}
+        () = node.follow() => {}
+    }
+    tracing::info!(
+        "ending; the Services stay in force: `lb cleanup --pin-dir {}` removes them",
+        config.hooks.pin_dir.display()
+    );
+    // The socket file goes with its task.
+    socket.abort();
+    if let Err(error) = socket.await
+        && error.is_panic()
+    {
+        tracing::debug!("the status socket ended early");
+    }
+    Ok(())
+}
+
+/// A port that is taken ends the agent only where the user named it.
+async fn metrics_listener(
+    metrics: Option<MetricsAddress>,
+) -> Result<Option<TcpListener>, AgentError> {
+    let address = match metrics {
+        Some(MetricsAddress::Off) => return Ok(None),
+        Some(MetricsAddress::On(address)) => address,
+        None => METRICS,
+    };
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(source) if metrics.is_none() => {
+            tracing::warn!(
+                "no metrics: {address} can't be used ({source}); name another --metrics-addr, or off"
+            );
+            Ok(None)
+        }
+        Err(source) => Err(AgentError::Metrics { address, source }),
+    }
+}
+
+fn serve_metrics(
+    config: &Config,
+    listener: TcpListener,
+    status: &Arc<SharedStatus>,
+    sync_duration: Histogram,
+) -> Result<(), AgentError> {
+    let address = listener.local_addr().map_or_else(|_| String::new(), |addr| addr.to_string());
+    status.update(|status| status.agent.metrics = Some(address));
+    let metrics = metrics::Metrics::new(&config.hooks.pin_dir, Arc::clone(status), sync_duration)?;
+    tokio::spawn(http::serve(listener, metrics, Arc::clone(status)));
+    Ok(())
+}
+
+/// The signals that end the agent.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! One node: its manifests, its network, its maps and hooks, and the loop that
+//! keeps them in line.
+
+use super::report::Report;
+use super::status::{SharedStatus, SyncInfo, unix_now};
+use super::{AgentError, AgentInfo, Config, HookInfo, sysctl};
+use crate::dataplane::Hooks;
+use crate::desired::{CompileOptions, Desired, Problem, compile};
+use crate::netlink::{NetworkState, NetworkWatcher};
+use crate::reconcile::{NetworkFacts, Programmer, QUARANTINE};
+use crate::source::manifests::{ManifestDir, Snapshot};
+use prometheus_client::metrics::histogram::Histogram;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+
+/// How soon something that failed is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// The manifests, read once.
+pub(super) struct Source {
+    manifests: ManifestDir,
+    changes: mpsc::Receiver<()>,
+    snapshot: Snapshot,
+}
+
+impl Source {
+    /// Reads the manifests: nothing else is touched before that worked.
+    pub(super) fn open(config: &Config) -> Result<Self, AgentError> {
+        let mut manifests = ManifestDir::new(&config.manifests);
+        // Watching begins before reading, so that no change falls in between.
+        let changes = manifests.watch()?;
+        let snapshot = manifests.load()?;
+        Ok(Self { manifests, changes, snapshot })
+    }
+}
+
+/// Everything that the loop works with.
+pub(super) struct Node {
+    manifests: ManifestDir,
+    manifest_changes: mpsc::Receiver<()>,
+    network: NetworkWatcher,
+    programmer: Programmer,
+    hooks: Hooks,
+    compile: CompileOptions,
+    desired: Desired,
+    problems: Vec<Problem>,
+    facts: NetworkFacts,
+    report: Report,
+    sync_duration: Histogram,
+    retry: Option<Instant>,
+}
+
+/// What the loop wakes up for.
+enum Event {
+    Manifests,
+    Network(NetworkState),
+    NetworkLost(String),
+    Timer,
+}
+
+impl Node {
+    /// Reads the network, opens the data plane and brings it up to date.
+    pub(super) fn open(
+        config: &Config,
+        source: Source,
+        status: Arc<SharedStatus>,
+        sync_duration: Histogram,
+    ) -> Result<Self, AgentError> {
+        let network = NetworkWatcher::new(config.network.clone())?;
+        let mut report = Report::new(status);
+        report.set_agent(agent_info(config));
+        let mut options = config.hooks.clone();
+        if !config.snat_ports_given {
+            let (ports, warning) = sysctl::snat_ports();
+            options.snat_ports = ports;
+            report.set_lasting_warnings(warning);
+        }
+        let hooks = Hooks::open(&options)?;
+        let programmer = Programmer::open(&options.pin_dir, Instant::now())?;
+        tracing::info!(
+            "agent {} on {}: {} Service ports found in force",
+            env!("CARGO_PKG_VERSION"),
+            options.pin_dir.display(),
+            programmer.services()
+        );
+        let mut node = Self {
+            manifests: source.manifests,
+            manifest_changes: source.changes,
+            network,
+            programmer,
+            hooks,
+            compile: config.compile.clone(),
+            desired: Desired::default(),
+            problems: Vec::new(),
+            facts: NetworkFacts::default(),
+            report,
+            sync_duration,
+            retry: None,
+        };
+        node.take(&source.snapshot);
+        node.facts = facts(node.network.state());
+        node.apply();
+        node.attach();
+        Ok(node)
+    }
+
+    /// Follows every change. Returns only if that is no longer possible.
+    pub(super) async fn follow(&mut self) {
+        loop {
+            match self.next().await {
+                Some(Event::Manifests) => self.reload(),
+                Some(Event::Network(state)) => self.network_changed(&state),
+                Some(Event::NetworkLost(error)) => {
+                    self.report.set_network_error(Some(error));
+                    tokio::time::sleep(RETRY).await;
+                }
+                Some(Event::Timer) => self.tick(),
+                None => {
+                    tracing::error!("the watch of the manifest directory ended");
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        let deadline = [self.retry, self.programmer.next_expiry()].into_iter().flatten().min();
+        let timer = async {
+            match deadline {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            change = self.manifest_changes.recv() => change.map(|()| Event::Manifests),
+            state = self.network.changed() => Some(match state {
+                Ok(state) => Event::Network(state.clone()),
+                Err(error) => Event::NetworkLost(error.to_string()),
+            }),
+            () = timer => Some(Event::Timer),
+        }
+    }
+
+    fn reload(&mut self) {
+        match self.manifests.load() {
+            Ok(snapshot) => {
+                self.report.set_source_error(None);
+                if snapshot.changed {
+                    let uplinks_changed = self.take(&snapshot);
+                    self.apply();
+                    if uplinks_changed {
+                        self.network_changed(&self.network.state().clone());
+                    }
+                }
+            }
+            Err(error) => {
+                self.report.set_source_error(Some(error.to_string()));
+                self.retry_in(RETRY);
+            }
+        }
+    }
+
+    /// Compiles what was read; true if other interfaces are uplinks now.
+    fn take(&mut self, snapshot: &Snapshot) -> bool {
+        let (desired, more) = compile(&snapshot.objects, &self.compile);
+        self.desired = desired;
+        self.problems = snapshot.problems.iter().cloned().chain(more).collect();
+        let name = self.compile.node_name.as_deref();
+        let node = snapshot
+            .objects
+            .nodes
+            .values()
+            .find(|node| name.is_some_and(|name| node.object.name.name == name));
+        let addresses: BTreeSet<IpAddr> =
+            node.iter().flat_map(|node| node.object.addresses.iter().copied()).collect();
+        self.report.set_missing_node(name.filter(|_| node.is_none()));
+        self.network.set_uplink_addresses(addresses)
+    }
+
+    fn network_changed(&mut self, state: &NetworkState) {
+        self.report.set_network_error(None);
+        let facts = facts(state);
+        if facts != self.facts {
+            self.facts = facts;
+            // The filter must know an address before a program may use it.
+            self.apply();
+        }
+        self.attach();
+    }
+
+    fn apply(&mut self) {
+        match self.programmer.apply(&self.desired, &self.facts, Instant::now()) {
+            Ok(applied) => {
+                self.sync_duration.observe(applied.duration.as_secs_f64());
+                if applied.wants_retry() {
+                    self.retry_in(QUARANTINE);
+                }
+                self.report.set_sync(SyncInfo {
+                    at: unix_now(),
+                    duration_seconds: applied.duration.as_secs_f64(),
+                    changed: applied.changed,
+                });
+                self.report.set_problems(&self.problems, &applied.refused);
+                let addresses = self.desired.services.values().flat_map(|s| &s.cluster_ips);
+                self.report.set_warnings(sysctl::forwarding_warnings(addresses.copied()));
+            }
+            Err(error) => {
+                self.report.set_apply_error(error.to_string());
+                self.retry_in(RETRY);
+            }
+        }
+    }
+
+    fn attach(&mut self) {
+        let synced = self.hooks.sync(self.network.state());
+        if synced.attached + synced.detached > 0 {
+            let (attached, detached) = (synced.attached, synced.detached);
+            tracing::info!("{attached} hooks attached, {detached} detached");
+        }
+        let hooks: Vec<HookInfo> = self.hooks.status().into_iter().map(Into::into).collect();
+        self.report.set_hooks(hooks, synced.failures);
+        if self.report.has_hook_failures() {
+            self.retry_in(RETRY);
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.retry.is_some_and(|at| at <= Instant::now()) {
+            self.retry = None;
+            self.reload();
+            self.apply();
+            self.attach();
+        } else if let Err(error) = self.programmer.expire(Instant::now()) {
+            self.report.set_apply_error(error.to_string());
+            self.retry_in(RETRY);
+        }
+    }
+
+    fn retry_in(&mut self, wait: Duration) {
+        let at = Instant::now() + wait;
+        self.retry = Some(self.retry.map_or(at, |earlier| earlier.min(at)));
+    }
+}
+
+fn facts(state: &NetworkState) -> NetworkFacts {
+    let links = state.links.iter();
+    let sources = links.flat_map(|link| {
+        [link.snat_v4.map(IpAddr::V4), link.snat_v6.map(IpAddr::V6)].into_iter().flatten()
+    });
+    NetworkFacts {
+        node_addresses: state.node_addresses.iter().copied().collect(),
+        translation_addresses: sources.collect(),
+    }
+}
+
+fn agent_info(config: &Config) -> AgentInfo {
+    AgentInfo {
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: unix_now(),
+        node_name: config.compile.node_name.clone(),
+        manifests: absolute(&config.manifests),
+        metrics: None,
+    }
+}
+
+fn absolute(path: &Path) -> std::path::PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}

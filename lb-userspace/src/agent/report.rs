@@ -1,0 +1,178 @@
+//! Turns what happens into log lines, each once, and into the status.
+
+use super::status::{AgentInfo, HookInfo, ProblemInfo, SharedStatus, SyncInfo};
+use crate::desired::{Problem, ServicePortKey};
+use crate::reconcile::Refusal;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Keeps the status up to date and logs what is new in it.
+pub(super) struct Report {
+    status: Arc<SharedStatus>,
+    /// What has been logged and still holds.
+    known: BTreeSet<String>,
+    problems: Vec<ProblemInfo>,
+    warnings: Warnings,
+    errors: Errors,
+}
+
+/// What may not be as intended, by where it comes from.
+#[derive(Default)]
+struct Warnings {
+    lasting: Option<String>,
+    node: Option<String>,
+    system: Vec<String>,
+}
+
+/// What keeps the agent from its work, by where it comes from.
+#[derive(Default)]
+struct Errors {
+    source: Option<String>,
+    network: Option<String>,
+    apply: Option<String>,
+    hooks: Vec<String>,
+}
+
+impl Report {
+    /// Nothing to report yet.
+    pub(super) fn new(status: Arc<SharedStatus>) -> Self {
+        Self {
+            status,
+            known: BTreeSet::new(),
+            problems: Vec::new(),
+            warnings: Warnings::default(),
+            errors: Errors::default(),
+        }
+    }
+
+    /// Who the agent is.
+    pub(super) fn set_agent(&self, agent: AgentInfo) {
+        self.status.update(|status| status.agent = agent);
+    }
+
+    /// What holds as long as the agent runs.
+    pub(super) fn set_lasting_warnings(&mut self, warning: Option<String>) {
+        self.warnings.lasting = warning;
+        self.publish();
+    }
+
+    /// The Node object that is not there.
+    pub(super) fn set_missing_node(&mut self, name: Option<&str>) {
+        self.warnings.node = name.map(|name| {
+            format!("no Node object is named {name}: uplinks are told from other interfaces alone")
+        });
+        self.publish();
+    }
+
+    /// What the system is not set up for.
+    pub(super) fn set_warnings(&mut self, warnings: Vec<String>) {
+        self.warnings.system = warnings;
+        self.publish();
+    }
+
+    /// The kernel was brought up to date.
+    pub(super) fn set_sync(&mut self, sync: SyncInfo) {
+        if sync.changed > 0 {
+            let milliseconds = sync.duration_seconds * 1e3;
+            tracing::info!("{} Service ports changed in {milliseconds:.1} ms", sync.changed);
+        }
+        self.errors.apply = None;
+        self.status.update(|status| status.last_sync = Some(sync));
+        self.publish();
+    }
+
+    /// The kernel could not be brought up to date.
+    pub(super) fn set_apply_error(&mut self, error: String) {
+        self.errors.apply = Some(error);
+        self.publish();
+    }
+
+    /// Whether the manifests can be read.
+    pub(super) fn set_source_error(&mut self, error: Option<String>) {
+        self.errors.source = error.map(|error| format!("{error}; the Services stay as they were"));
+        self.publish();
+    }
+
+    /// Whether the network can be followed.
+    pub(super) fn set_network_error(&mut self, error: Option<String>) {
+        self.errors.network = error;
+        self.publish();
+    }
+
+    /// The hooks, and what could not be done about them.
+    pub(super) fn set_hooks(&mut self, hooks: Vec<HookInfo>, failures: Vec<String>) {
+        self.errors.hooks = failures;
+        for hook in hooks.iter().filter(|hook| hook.failed) {
+            let HookInfo { interface, hook, note, .. } = hook;
+            let note = note.as_deref().unwrap_or("not attached");
+            let text = format!("interface {interface}: {hook}: {note}");
+            let covered = |failure: &String| failure.contains(note) && failure.contains(interface);
+            if !self.errors.hooks.iter().any(covered) {
+                self.errors.hooks.push(text);
+            }
+        }
+        self.status.update(|status| status.hooks = hooks);
+        self.publish();
+    }
+
+    /// Whether a hook is missing that should be there.
+    pub(super) const fn has_hook_failures(&self) -> bool {
+        !self.errors.hooks.is_empty()
+    }
+
+    /// What is wrong with objects, and which Service ports did not fit.
+    pub(super) fn set_problems(
+        &mut self,
+        problems: &[Problem],
+        refused: &[(ServicePortKey, Refusal)],
+    ) {
+        let mut all: Vec<ProblemInfo> = problems.iter().cloned().map(Into::into).collect();
+        all.extend(refused.iter().map(|(key, refusal)| {
+            let name = format!("{key} ({})", key.protocol);
+            ProblemInfo::refused(&name, &refusal.to_string())
+        }));
+        self.problems = all;
+        // A map that is full is not the object's fault.
+        self.errors.apply = refused
+            .iter()
+            .find(|(_, refusal)| !matches!(refusal, Refusal::Taken { .. }))
+            .map(|(key, refusal)| format!("Service {key} ({}): {refusal}", key.protocol));
+        self.publish();
+    }
+
+    /// Logs what is new and what is over, and updates the status.
+    fn publish(&mut self) {
+        let Warnings { lasting, node, system } = &self.warnings;
+        let warnings: Vec<String> = lasting.iter().chain(node).chain(system).cloned().collect();
+        let Errors { source, network, apply, hooks } = &self.errors;
+        let reasons: Vec<String> =
+            source.iter().chain(network).chain(apply).chain(hooks).cloned().collect();
+        let mut now = BTreeSet::new();
+        for reason in &reasons {
+            if !self.known.contains(reason) {
+                tracing::error!("{reason}");
+            }
+            now.insert(reason.clone());
+        }
+        for warning in &warnings {
+            if !self.known.contains(warning) {
+                tracing::warn!("{warning}");
+            }
+            now.insert(warning.clone());
+        }
+        for problem in &self.problems {
+            if now.insert(problem.text.clone()) && !self.known.contains(&problem.text) {
+                let what = if problem.is_error() { "refused" } else { "in force with a warning" };
+                tracing::warn!("{what}: {}", problem.text);
+            }
+        }
+        for over in self.known.difference(&now) {
+            tracing::info!("no longer: {over}");
+        }
+        self.known = now;
+        let problems = self.problems.clone();
+        self.status.update(|status| {
+            (status.reasons, status.warnings, status.problems) = (reasons, warnings, problems);
+        });
+    }
+}

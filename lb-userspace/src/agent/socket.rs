@@ -1,0 +1,185 @@
+//! The agent's socket: whoever connects gets the status as JSON.
+
+use super::status::{AgentStatus, SharedStatus};
+use std::fs::{self, Permissions};
+use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixListener;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What can go wrong with the socket.
+#[derive(Debug, Error)]
+pub enum SocketError {
+    /// Another agent answers there.
+    #[error(
+        "an agent already answers on {}: stop it, or give this one its own --pin-dir or --socket",
+        .path.display()
+    )]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something else is there.
+    #[error("{} exists and is not a socket: name another with --socket", .path.display())]
+    NotASocket {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// It can't be made.
+    #[error("the status socket {} can't be made: {source}", .path.display())]
+    Make {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Nobody answers.
+    #[error("no agent answers on {}", .path.display())]
+    NoAgent {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The conversation broke off.
+    #[error("asking the agent on {} failed: {source}", .path.display())]
+    Ask {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The answer makes no sense.
+    #[error("the agent on {} is of another version: its answer can't be read", .path.display())]
+    Answer {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+}
+
+/// The socket file; removed when dropped.
+#[derive(Debug)]
+pub(super) struct StatusSocket {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+impl StatusSocket {
+    /// Makes the socket, for root only. One that a dead agent left is replaced.
+    pub(super) fn bind(path: &Path) -> Result<Self, SocketError> {
+        let make = |source| SocketError::Make { path: path.to_path_buf(), source };
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory).map_err(make)?;
+        }
+        match fs::symlink_metadata(path) {
+            Ok(meta) if !meta.file_type().is_socket() => {
+                return Err(SocketError::NotASocket { path: path.to_path_buf() });
+            }
+            Ok(_) if UnixStream::connect(path).is_ok() => {
+                return Err(SocketError::InUse { path: path.to_path_buf() });
+            }
+            Ok(_) => fs::remove_file(path).map_err(make)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(make(error)),
+        }
+        let listener = UnixListener::bind(path).map_err(make)?;
+        fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(make)?;
+        Ok(Self { path: path.to_path_buf(), listener })
+    }
+
+    /// Answers for ever.
+    pub(super) async fn serve(self, status: Arc<SharedStatus>) {
+        loop {
+            match self.listener.accept().await {
+                Ok((mut stream, _)) => {
+                    let answer = serde_json::to_vec(&status.get()).unwrap_or_default();
+                    tokio::spawn(async move {
+                        let write = stream.write_all(&answer);
+                        if !matches!(tokio::time::timeout(PATIENCE, write).await, Ok(Ok(()))) {
+                            tracing::debug!("a client of the status socket left early");
+                        }
+                    });
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: do not spin.
+                    tracing::warn!("the status socket can't accept: {error}");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::debug!("{} can't be removed: {error}", self.path.display());
+        }
+    }
+}
+
+/// Asks the agent for its status.
+pub fn ask(path: &Path) -> Result<AgentStatus, SocketError> {
+    let absent = [ErrorKind::NotFound, ErrorKind::ConnectionRefused, ErrorKind::NotADirectory];
+    let failed = |source: io::Error| {
+        let path = path.to_path_buf();
+        if absent.contains(&source.kind()) {
+            SocketError::NoAgent { path }
+        } else {
+            SocketError::Ask { path, source }
+        }
+    };
+    let mut stream = UnixStream::connect(path).map_err(failed)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).map_err(failed)?;
+    serde_json::from_slice(&answer)
+        .map_err(|source| SocketError::Answer { path: path.to_path_buf(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("run/lb.sock");
+        assert!(matches!(ask(&path), Err(SocketError::NoAgent { .. })));
+        // Dropping a plain listener leaves the file, as a killed agent does.
+        fs::create_dir(home.path().join("run")).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(matches!(ask(&path), Err(SocketError::NoAgent { .. })));
+
+        let socket = StatusSocket::bind(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(StatusSocket::bind(&path), Err(SocketError::InUse { .. })));
+
+        let status = Arc::new(SharedStatus::default());
+        status.update(|status| status.warnings.push("careful".to_owned()));
+        let server = tokio::spawn(socket.serve(Arc::clone(&status)));
+        let asked = path.clone();
+        let answer = tokio::task::spawn_blocking(move || ask(&asked)).await.unwrap().unwrap();
+        assert_eq!(answer, status.get());
+        server.abort();
+        assert!(server.await.unwrap_err().is_cancelled());
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("precious");
+        fs::write(&path, "data").unwrap();
+        assert!(matches!(StatusSocket::bind(&path), Err(SocketError::NotASocket { .. })));
+        assert_eq!(fs::read_to_string(&path).unwrap(), "data");
+    }
+}

@@ -1,0 +1,154 @@
+//! What the agent says of itself: on its socket as JSON, in the log, and in
+//! the metrics.
+
+use crate::dataplane::HookStatus;
+use crate::desired::{Problem, Severity};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the agent says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// The process.
+    pub agent: AgentInfo,
+    /// Hooks of every interface.
+    pub hooks: Vec<HookInfo>,
+    /// The last time that the kernel was brought up to date.
+    pub last_sync: Option<SyncInfo>,
+    /// Objects that are refused, or in force only in part.
+    pub problems: Vec<ProblemInfo>,
+    /// What works, but perhaps not as intended.
+    pub warnings: Vec<String>,
+    /// Why not everything is in order.
+    pub reasons: Vec<String>,
+}
+
+/// The agent's process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AgentInfo {
+    /// Process id.
+    pub pid: u32,
+    /// Version of `lb`.
+    pub version: String,
+    /// When it started, in seconds since 1970.
+    pub started: f64,
+    /// The Node object of this machine.
+    pub node_name: Option<String>,
+    /// The manifest directory.
+    pub manifests: PathBuf,
+    /// Where metrics are served.
+    pub metrics: Option<String>,
+}
+
+/// One hook of one interface.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HookInfo {
+    /// Interface name.
+    pub interface: String,
+    /// Interface index.
+    pub index: u32,
+    /// What the interface is for: `uplink`, `pod` or `tunnel`.
+    pub role: String,
+    /// `ingress`, `egress` or `xdp`.
+    pub hook: String,
+    /// `tcx`, `clsact`, `native` or `generic`; none if nothing is attached.
+    pub mode: Option<String>,
+    /// Why nothing is attached, or what else is worth knowing.
+    pub note: Option<String>,
+    /// Whether it was asked for and could not be done.
+    pub failed: bool,
+}
+
+impl From<HookStatus> for HookInfo {
+    fn from(status: HookStatus) -> Self {
+        let HookStatus { interface, index, role, hook, mode, note, failed } = status;
+        Self {
+            interface,
+            index,
+            role: role.to_string(),
+            hook: hook.to_string(),
+            mode: mode.map(|mode| mode.to_string()),
+            note,
+            failed,
+        }
+    }
+}
+
+/// One time that the kernel was brought up to date.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SyncInfo {
+    /// When, in seconds since 1970.
+    pub at: f64,
+    /// How long it took.
+    pub duration_seconds: f64,
+    /// How many Service ports changed.
+    pub changed: usize,
+}
+
+/// Something that is wrong with an object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ProblemInfo {
+    /// `error`: the object is refused; `warning`: a part of it is ignored.
+    pub severity: String,
+    /// The file, if the object comes from one.
+    pub file: Option<String>,
+    /// The object, as in `Service default/web`.
+    pub object: Option<String>,
+    /// The field.
+    pub field: Option<String>,
+    /// What is wrong.
+    pub message: String,
+    /// All of it in one sentence.
+    pub text: String,
+}
+
+impl ProblemInfo {
+    /// Whether the object is refused.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error.to_string()
+    }
+
+    /// A Service port that did not fit.
+    pub fn refused(service: &str, reason: &str) -> Self {
+        let object = format!("Service {service}");
+        Self {
+            severity: Severity::Error.to_string(),
+            file: None,
+            text: format!("{object}: {reason}"),
+            object: Some(object),
+            field: None,
+            message: reason.to_owned(),
+        }
+    }
+}
+
+impl From<Problem> for ProblemInfo {
+    fn from(problem: Problem) -> Self {
+        let text = problem.to_string();
+        let Problem { severity, file, object, field, message } = problem;
+        Self { severity: severity.to_string(), file: Some(file), object, field, message, text }
+    }
+}
+
+/// The status, shared between the loop that writes it and those who ask.
+#[derive(Debug, Default)]
+pub(super) struct SharedStatus(Mutex<AgentStatus>);
+
+impl SharedStatus {
+    /// The status as it is.
+    pub(super) fn get(&self) -> AgentStatus {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes it.
+    pub(super) fn update(&self, change: impl FnOnce(&mut AgentStatus)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Now, in seconds since 1970.
+pub(crate) fn unix_now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}

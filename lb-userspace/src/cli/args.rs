@@ -1,0 +1,256 @@
+//! What can be typed. The texts here are the manual that `--help` prints.
+
+use crate::cmd::check::CheckArgs;
+use crate::cmd::cleanup::CleanupArgs;
+use crate::dataplane::{DEFAULT_PIN_DIR, TcPreference, XdpPreference};
+use crate::desired::Policy;
+use crate::netlink::Pattern;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Balances the load of Kubernetes Services with eBPF.
+#[derive(Debug, Parser)]
+#[command(name = "lb", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Run `lb COMMAND --help` for what a command does and takes.\n\n\
+    Exit status: 0 success, 1 failure or unhealthy, 2 wrong usage.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `lb` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the Services that a directory of manifests describes
+    ///
+    /// Reads every .yaml, .yml and .json file in the directory (Service, EndpointSlice, Pod, Node
+    /// and ServiceCIDR objects, as `kubectl get svc,endpointslices,pods,nodes -A -o yaml` prints
+    /// them), loads the BPF programs, attaches them to the interfaces of this network namespace
+    /// and follows every change of the directory and of the network.
+    ///
+    /// Ending the agent (SIGTERM, SIGINT) leaves the Services in force; `lb cleanup` removes
+    /// everything. Needs root.
+    Agent(Box<AgentArgs>),
+    /// List the Service ports in force, with their backends and counters
+    ///
+    /// Reads the kernel, not the agent: it works without one.
+    Services(ServicesArgs),
+    /// Tell per object of a directory of manifests whether it is accepted, and why not
+    ///
+    /// Needs neither root nor BPF. The exit status is 1 if anything is refused.
+    Check(CheckArgs),
+    /// Remove everything that was loaded, attached or pinned: Services are served no more
+    ///
+    /// Run it in the network namespace that the agent ran in. Needs root.
+    Cleanup(CleanupArgs),
+    /// Tell whether everything is in order: hooks, maps, refused objects, last sync
+    ///
+    /// The exit status is 1 if something is wrong or no agent runs.
+    Status(StatusArgs),
+}
+
+/// Where everything is pinned.
+#[derive(Clone, Debug, Args)]
+pub struct PinArgs {
+    /// Directory on a BPF file system where programs and maps are pinned
+    ///
+    /// Each network namespace needs its own.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_PIN_DIR)]
+    pub pin_dir: PathBuf,
+}
+
+/// Where the agent answers.
+#[derive(Clone, Debug, Args)]
+pub struct SocketArgs {
+    /// Where the pins are.
+    #[command(flatten)]
+    pub pins: PinArgs,
+    /// Unix socket on which the agent answers `lb status` [default: /run/lb/NAME.sock, NAME being
+    /// the last part of --pin-dir]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl SocketArgs {
+    /// The socket that was named, or the one that belongs to the pin directory.
+    pub fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| {
+            let name = self.pins.pin_dir.file_name().unwrap_or("lb".as_ref());
+            let mut file = name.to_os_string();
+            file.push(".sock");
+            Path::new("/run/lb").join(file)
+        })
+    }
+}
+
+/// Arguments of `lb agent`.
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// Directory with the manifests
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// Name of this machine's Node object
+    ///
+    /// Tells which interfaces lead to the other nodes, and which endpoints are local.
+    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Attach only to interfaces whose name matches, `*` and `?` as in file names; repeatable
+    /// [default: every interface that packets of Services may pass]
+    #[arg(long = "interface", value_name = "PATTERN")]
+    pub interfaces: Vec<Pattern>,
+    /// Interfaces that lead to other hosts, in addition to those found; repeatable
+    #[arg(long = "uplink", value_name = "PATTERN")]
+    pub uplinks: Vec<Pattern>,
+    /// How XDP is used on interfaces that lead to other hosts
+    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
+    pub xdp: XdpPreference,
+    /// How the TC programs are attached
+    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
+    pub tc: TcPreference,
+    /// How Services without the annotation lb.network/policy pick a backend
+    #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
+    pub policy: Policy,
+    /// Source ports for connections that get this node's address [default: the larger range beside
+    /// the one of the system's own sockets, net.ipv4.ip_local_port_range, and beside node ports]
+    #[arg(long, value_name = "FIRST-LAST", value_parser = port_range)]
+    pub snat_ports: Option<RangeInclusive<u16>>,
+    /// Rows of the IPv4 flow table; a connection takes two or three
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub flows_v4: Option<u32>,
+    /// Rows of the IPv6 flow table
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub flows_v6: Option<u32>,
+    /// Where the pins are and where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// Address for Prometheus (/metrics, /healthz), or `off` [default: 127.0.0.1:10249]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = metrics_address)]
+    pub metrics_addr: Option<MetricsAddress>,
+}
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// Nowhere.
+    Off,
+    /// On this address.
+    On(SocketAddr),
+}
+
+/// Arguments of `lb services`.
+#[derive(Clone, Debug, Args)]
+pub struct ServicesArgs {
+    /// Only this namespace
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// Where the pins are.
+    #[command(flatten)]
+    pub pins: PinArgs,
+}
+
+/// Arguments of `lb status`.
+#[derive(Clone, Debug, Args)]
+pub struct StatusArgs {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Format,
+    /// Wait until everything is in order, at most this long (`30s`, `500ms`, `2m`)
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub wait: Option<Duration>,
+    /// Where the pins are and where the agent answers.
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
+}
+
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let port = |text: &str| text.trim().parse::<u16>().ok().filter(|port| *port != 0);
+    let (first, last) = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((port(first)?, port(last)?)))
+        .ok_or("expected two ports as in 10000-29999")?;
+    if first > last {
+        return Err(format!("the first port, {first}, is above the last, {last}"));
+    }
+    Ok(first..=last)
+}
+
+fn metrics_address(text: &str) -> Result<MetricsAddress, String> {
+    if text == "off" {
+        return Ok(MetricsAddress::Off);
+    }
+    text.parse()
+        .map(MetricsAddress::On)
+        .map_err(|_not| "expected an address with a port as in 127.0.0.1:10249, or off".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit {
+        "ms" => 1,
+        "s" | "" => 1_000,
+        "m" => 60_000,
+        _ => 0,
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .filter(|_| scale != 0)
+        .and_then(|number| number.checked_mul(scale))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "expected a duration as in 30s, 500ms or 2m".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_socket_follows_the_pin_directory() {
+        let parse = |args: &[&str]| {
+            let Command::Status(args) = Cli::parse_from(args).command else { panic!("{args:?}") };
+            args.socket.socket()
+        };
+        assert_eq!(parse(&["lb", "status"]), Path::new("/run/lb/lb.sock"));
+        let other = ["lb", "status", "--pin-dir", "/sys/fs/bpf/node-a"];
+        assert_eq!(parse(&other), Path::new("/run/lb/node-a.sock"));
+        let named = ["lb", "status", "--socket", "/tmp/x.sock"];
+        assert_eq!(parse(&named), Path::new("/tmp/x.sock"));
+    }
+
+    #[test]
+    fn ranges_durations_and_addresses_are_read_as_people_write_them() {
+        assert_eq!(port_range("10000-29999"), Ok(10000..=29999));
+        assert!(port_range("29999-10000").is_err() && port_range("0-5").is_err());
+        assert!(port_range("1-70000").is_err() && port_range("80").is_err());
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
+        assert!(duration("s").is_err() && duration("5 days").is_err());
+        assert_eq!(metrics_address("off"), Ok(MetricsAddress::Off));
+        assert!(metrics_address("localhost").is_err());
+    }
+}

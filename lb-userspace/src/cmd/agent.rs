@@ -1,0 +1,64 @@
+//! `lb agent`.
+
+use crate::agent::{Config, run as run_agent};
+use crate::cli::AgentArgs;
+use crate::dataplane::{HookOptions, MapSizes};
+use crate::desired::CompileOptions;
+use crate::netlink::WatchOptions;
+use anyhow::Context as _;
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+/// Runs the agent until it is told to end.
+pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
+    log_to_stderr();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the agent's threads")?;
+    runtime.block_on(run_agent(config(args)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line for each event; `LB_LOG` sets the level (`debug`, `lb_userspace=trace`).
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("LB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn config(args: AgentArgs) -> Config {
+    let socket = args.socket.socket();
+    let mut hooks = HookOptions::new(&args.socket.pins.pin_dir);
+    hooks.xdp = args.xdp;
+    hooks.tc = args.tc;
+    let snat_ports_given = args.snat_ports.is_some();
+    if let Some(ports) = args.snat_ports {
+        hooks.snat_ports = ports;
+    }
+    let sizes = MapSizes::default();
+    hooks.sizes = MapSizes {
+        flows_v4: args.flows_v4.unwrap_or(sizes.flows_v4),
+        flows_v6: args.flows_v6.unwrap_or(sizes.flows_v6),
+        ..sizes
+    };
+    Config {
+        manifests: args.manifests,
+        compile: CompileOptions { node_name: args.node_name, default_policy: args.policy },
+        network: WatchOptions {
+            interfaces: args.interfaces,
+            uplinks: args.uplinks,
+            ..WatchOptions::default()
+        },
+        hooks,
+        snat_ports_given,
+        socket,
+        metrics: args.metrics_addr,
+    }
+}

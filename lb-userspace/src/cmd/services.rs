@@ -1,0 +1,151 @@
+//! `lb services`: the Service ports in force, as `ipvsadm -Ln --stats` would
+//! list them.
+
+use crate::cli::{Format, ServicesArgs, Table, print, print_json};
+use crate::dataplane::maps::Maps;
+use crate::view::{Counters, ServiceView, services};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+/// Lists the Service ports.
+pub fn run(args: &ServicesArgs) -> anyhow::Result<ExitCode> {
+    let maps = Maps::open(&args.pins.pin_dir)?;
+    let mut views = services(&maps)?;
+    if let Some(namespace) = &args.namespace {
+        views.retain(|view| view.namespace == *namespace);
+    }
+    match args.output {
+        Format::Json => print_json(&views)?,
+        Format::Text => print(&table(&views))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// One line for each address of a Service port, then one for each backend. The
+/// counters are the Service port's, so they stand on its first line alone.
+fn table(views: &[ServiceView]) -> String {
+    let mut table = Table::new(&[false, false, false, true, true, true, true, true]);
+    let header = ["Prot", "LocalAddress:Port", "Policy"];
+    let counters = ["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"];
+    table.row(header.into_iter().chain(counters).chain(["Service"]));
+    table.row(["  ->", "RemoteAddress:Port", "State"]);
+    for view in views {
+        let addresses = view.cluster_ips.iter();
+        let addresses = addresses.map(|addr| SocketAddr::new(*addr, view.port).to_string());
+        let mut addresses: Vec<String> =
+            addresses.chain(view.node_port.map(|port| format!("*:{port}"))).collect();
+        if addresses.is_empty() {
+            addresses.push(format!("-:{}", view.port));
+        }
+        for (line, address) in addresses.into_iter().enumerate() {
+            let cells = [view.protocol.clone(), address, view.policy.to_owned()];
+            let counters = if line == 0 { numbers(view.counters) } else { blanks() };
+            table.row(cells.into_iter().chain(counters).chain([full_name(view)]));
+        }
+        for backend in &view.backends {
+            let address = SocketAddr::new(backend.address, backend.port).to_string();
+            let cells = ["  ->".to_owned(), address, backend.state.to_owned()];
+            table.row(cells.into_iter().chain(numbers(backend.counters)));
+        }
+    }
+    table.render()
+}
+
+fn numbers(counters: Counters) -> [String; 5] {
+    let Counters { connections, packets_in, packets_out, bytes_in, bytes_out } = counters;
+    [connections, packets_in, packets_out, bytes_in, bytes_out].map(|number| number.to_string())
+}
+
+fn blanks() -> [String; 5] {
+    std::array::from_fn(|_| "-".to_owned())
+}
+
+fn full_name(view: &ServiceView) -> String {
+    let ServiceView { namespace, name, port_name, .. } = view;
+    if port_name.is_empty() {
+        format!("{namespace}/{name}")
+    } else {
+        format!("{namespace}/{name}:{port_name}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::BackendView;
+
+    fn web() -> ServiceView {
+        let counters = Counters { connections: 3, packets_in: 12, packets_out: 9, ..zero() };
+        let backend = |address: &str, state, counters| BackendView {
+            address: address.parse().unwrap(),
+            port: 8080,
+            state,
+            counters,
+        };
+        ServiceView {
+            namespace: "default".into(),
+            name: "web".into(),
+            port_name: "http".into(),
+            protocol: "TCP".into(),
+            port: 80,
+            cluster_ips: vec!["10.96.0.10".parse().unwrap(), "fd00:10:96::a".parse().unwrap()],
+            node_port: Some(30080),
+            policy: "round-robin",
+            counters,
+            packets_refused: 0,
+            backends: vec![
+                backend("10.1.0.1", "active", counters),
+                backend("fd00:1::1", "terminating", zero()),
+            ],
+        }
+    }
+
+    fn zero() -> Counters {
+        Counters::default()
+    }
+
+    #[test]
+    fn the_table_has_the_shape_that_ipvsadm_users_know() {
+        let expected = "\
+Prot LocalAddress:Port  Policy      Conns InPkts OutPkts InBytes OutBytes Service
+  -> RemoteAddress:Port State
+TCP  10.96.0.10:80      round-robin     3     12       9       0        0 default/web:http
+TCP  [fd00:10:96::a]:80 round-robin     -      -       -       -        - default/web:http
+TCP  *:30080            round-robin     -      -       -       -        - default/web:http
+  -> 10.1.0.1:8080      active          3     12       9       0        0
+  -> [fd00:1::1]:8080   terminating     0      0       0       0        0
+";
+        assert_eq!(table(&[web()]), expected);
+    }
+
+    #[test]
+    fn the_json_has_the_promised_fields() {
+        let mut view = web();
+        view.node_port = None;
+        let json = serde_json::to_value([view]).unwrap();
+        let service = &json[0];
+        assert_eq!(service["node_port"], serde_json::Value::Null);
+        assert_eq!(service["cluster_ips"][1], "fd00:10:96::a");
+        for owner in [service, &service["backends"][0]] {
+            assert_eq!(owner["connections"], 3);
+            assert_eq!(owner["packets_in"], 12);
+            assert_eq!(owner["packets_out"], 9);
+            assert_eq!(owner["bytes_in"], 0);
+            assert_eq!(owner["bytes_out"], 0);
+        }
+        for (field, value) in [
+            ("namespace", "default"),
+            ("name", "web"),
+            ("port_name", "http"),
+            ("protocol", "TCP"),
+            ("policy", "round-robin"),
+        ] {
+            assert_eq!(service[field], value);
+        }
+        assert_eq!(service["port"], 80);
+        let backend = &service["backends"][1];
+        assert_eq!(backend["address"], "fd00:1::1");
+        assert_eq!(backend["port"], 8080);
+        assert_eq!(backend["state"], "terminating");
+    }
+}
