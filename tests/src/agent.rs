@@ -49,7 +49,8 @@ impl Agent {
         manifests: &Path,
         options: Options,
     ) -> Result<Self> {
-        let home = tempfile::Builder::new().prefix("lbt-agent-").tempdir();
+        let prefix = format!("{}-agent-", netns.name());
+        let home = tempfile::Builder::new().prefix(&prefix).tempdir();
         let mut agent = Self {
             netns: netns.path(),
             node: node.to_owned(),
@@ -63,6 +64,11 @@ impl Agent {
         agent.run()?;
         agent.ready()?;
         Ok(agent)
+    }
+
+    /// The node that it runs on.
+    pub fn node(&self) -> &str {
+        &self.node
     }
 
     /// Where its programs and maps are pinned.

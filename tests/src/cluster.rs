@@ -56,7 +56,7 @@ impl Cluster {
         let mut cluster = Self {
             agents: Vec::new(),
             servers: Vec::new(),
-            manifests: Directory::new()?,
+            manifests: Directory::new(setup.plan.naming)?,
             topology: Topology::new(setup.plan)?,
             options: setup.agent,
         };

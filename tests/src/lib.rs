@@ -16,3 +16,4 @@ pub mod process;
 pub mod prog;
 pub mod server;
 pub mod topology;
+pub mod traffic;

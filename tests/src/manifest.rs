@@ -1,6 +1,7 @@
 //! Manifests as `kubectl get svc,endpointslices,pods,nodes -A -o yaml` prints
 //! them, and the directory that the agents read.
 
+use crate::netns::Naming;
 use crate::topology::{Addresses, Node, Pod, Topology};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
@@ -227,8 +228,9 @@ pub struct Directory {
 
 impl Directory {
     /// Makes it, empty.
-    pub fn new() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("lbt-").tempdir();
+    pub fn new(naming: Naming) -> Result<Self> {
+        let prefix = naming.prefix() + "manifests-";
+        let directory = tempfile::Builder::new().prefix(&prefix).tempdir();
         Ok(Self { directory: directory.context("make a directory for manifests")? })
     }
 

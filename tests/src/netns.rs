@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -29,6 +30,16 @@ pub enum Naming {
     Unique,
     /// By what they are for, behind a prefix. What is there already is replaced.
     After(&'static str),
+}
+
+impl Naming {
+    /// What the names of files begin with that belong to the same run.
+    pub fn prefix(self) -> String {
+        match self {
+            Self::Unique => format!("{PREFIX}{}-", std::process::id()),
+            Self::After(prefix) => format!("{prefix}-"),
+        }
+    }
 }
 
 /// A network namespace that goes away with this value.
@@ -140,43 +151,43 @@ fn unique() -> String {
 fn sweep_once() {
     static SWEPT: Once = Once::new();
     SWEPT.call_once(|| {
-        for directory in [DIRECTORY, BPF_FS] {
-            for name in leftovers(Path::new(directory)) {
+        for name in everything() {
+            let dead = |pid| !Path::new("/proc").join(pid).exists();
+            if owner(&name).is_some_and(dead) {
                 remove(&name);
             }
         }
     });
 }
 
-/// Removes a namespace, the processes in it, and what its agent pinned. What
-/// can't be removed will show when its name is used.
+/// Removes a namespace, the processes in it, what its agent pinned, and files.
+/// What can't be removed will show when its name is used.
 fn remove(name: &str) {
     let pids = ip::output(&["netns", "pids", name]).unwrap_or_default();
     for pid in pids.split_whitespace().filter_map(|pid| pid.parse().ok()) {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
-    let _ = std::fs::remove_dir_all(Path::new(BPF_FS).join(name));
-    let _ = ip::output(&["netns", "del", name]);
-}
-
-/// Removes every namespace whose name begins so.
-pub fn remove_all(prefix: &str) {
-    for directory in [DIRECTORY, BPF_FS] {
-        for name in names(Path::new(directory)).filter(|name| name.starts_with(prefix)) {
-            remove(&name);
-        }
+    if Path::new(DIRECTORY).join(name).exists() {
+        let _ = ip::output(&["netns", "del", name]);
+    }
+    for directory in [PathBuf::from(BPF_FS), std::env::temp_dir()] {
+        let _ = std::fs::remove_dir_all(directory.join(name));
     }
 }
 
-fn names(directory: &Path) -> impl Iterator<Item = String> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten();
-    entries.flatten().filter_map(|entry| entry.file_name().into_string().ok())
+/// Removes everything whose name begins so.
+pub fn remove_all(naming: Naming) {
+    let prefix = naming.prefix();
+    for name in everything().iter().filter(|name| name.starts_with(&prefix)) {
+        remove(name);
+    }
 }
 
-fn leftovers(directory: &Path) -> Vec<String> {
-    names(directory)
-        .filter(|name| owner(name).is_some_and(|pid| !Path::new("/proc").join(pid).exists()))
-        .collect()
+/// The names of everything that runs make: namespaces, pins, and files.
+fn everything() -> BTreeSet<String> {
+    let directories = [PathBuf::from(DIRECTORY), PathBuf::from(BPF_FS), std::env::temp_dir()];
+    let entries = directories.iter().filter_map(|directory| std::fs::read_dir(directory).ok());
+    entries.flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
 /// The process that made a name: `lbt-<pid>-<n>`.

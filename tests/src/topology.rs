@@ -11,6 +11,7 @@
 
 use crate::netns::{Namespace, Naming};
 use anyhow::{Context as _, Result};
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// How pods are connected to their node.
@@ -54,6 +55,12 @@ impl Addresses {
     /// The one of the same family as another address.
     pub fn like(self, other: IpAddr) -> IpAddr {
         if other.is_ipv4() { self.v4.into() } else { self.v6.into() }
+    }
+}
+
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:<15} {}", self.v4.to_string(), self.v6)
     }
 }
 

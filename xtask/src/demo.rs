@@ -2,8 +2,9 @@
 //! a small cluster out of network namespaces and sends traffic through it.
 
 use crate::{setup, shell};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::Args;
+use std::os::unix::process::CommandExt as _;
 
 /// Options of `cargo xtask demo`.
 #[derive(Debug, Args)]
@@ -11,6 +12,9 @@ pub(crate) struct Options {
     /// Leave the cluster standing, and print how to look around
     #[arg(long)]
     keep: bool,
+    /// Remove a cluster that was left standing, and nothing else
+    #[arg(long, conflicts_with = "keep")]
+    remove: bool,
 }
 
 /// Builds and runs it.
@@ -22,12 +26,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     shell::run(build.args(["build", "--quiet", "-p", "lb-userspace", "-p", "lb-tests", "--bins"]))?;
     let binary = shell::target_directory()?.join("debug/lb-demo");
     let mut demo = shell::command(&binary.to_string_lossy());
-    if options.keep {
-        demo.arg("--keep");
+    for (asked, option) in [(options.keep, "--keep"), (options.remove, "--remove")] {
+        if asked {
+            demo.arg(option);
+        }
     }
-    let status = demo.status().with_context(|| format!("can't start {}", binary.display()))?;
-    if !status.success() {
-        bail!("the demo failed ({status})");
-    }
-    Ok(())
+    // In our place, so that an interrupt reaches the demo, which cleans up.
+    let error = demo.exec();
+    Err(error).with_context(|| format!("can't start {}", binary.display()))
 }

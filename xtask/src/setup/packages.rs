@@ -16,15 +16,12 @@ struct Tool {
 const DEMO: [Tool; 3] = [
     Tool { program: "ip", package: "iproute2", why: "makes the network namespaces" },
     Tool { program: "nsenter", package: "util-linux", why: "starts programs in a namespace" },
-    Tool { program: "sysctl", package: "procps", why: "turns forwarding on in a namespace" },
+    Tool { program: "ethtool", package: "ethtool", why: "turns checksum offload of a veth off" },
 ];
 
-const TESTS: [Tool; 6] = [
+const TESTS: [Tool; 3] = [
     Tool { program: "tc", package: "iproute2", why: "shows what is attached" },
-    Tool { program: "ethtool", package: "ethtool", why: "turns checksum offload of a veth off" },
     Tool { program: "bpftool", package: "bpftool", why: "shows that nothing stays loaded" },
-    Tool { program: "tcpdump", package: "tcpdump", why: "shows what is on the wire" },
-    Tool { program: "curl", package: "curl", why: "is the client that people use" },
     Tool { program: "c++", package: "g++", why: "compiles the fuzzer's runtime" },
 ];
 

@@ -1,0 +1,26 @@
+//! Ctrl-C and SIGTERM: noted, so that the demo ends between two scenarios and
+//! cleans up, instead of dying with everything left standing.
+
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static SEEN: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn note(_: i32) {
+    SEEN.store(true, Ordering::Relaxed);
+}
+
+/// Notes the signals from now on.
+pub(crate) fn install() {
+    let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        // Should this fail, the signal ends the demo as it always would.
+        // SAFETY: the handler stores to an atomic, which is async-signal-safe.
+        let _ = unsafe { sigaction(signal, &action) };
+    }
+}
+
+/// Whether one came.
+pub(crate) fn seen() -> bool {
+    SEEN.load(Ordering::Relaxed)
+}
