@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
 /// What a request is.
@@ -49,6 +50,46 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Requests that several threads send while something else happens.
+#[derive(Debug, Default)]
+pub struct Load {
+    stop: AtomicBool,
+    requests: AtomicU64,
+}
+
+impl Load {
+    /// Sends requests of both protocols to these addresses, each from a thread
+    /// of its own, while `meanwhile` runs. What it returns, and all answers.
+    pub fn run<T>(
+        targets: &[(&Namespace, Kind, SocketAddr)],
+        meanwhile: impl FnOnce(&Self) -> Result<T>,
+    ) -> Result<(T, Tally)> {
+        let load = Self::default();
+        std::thread::scope(|scope| {
+            let mut threads = Vec::new();
+            for (netns, kind, to) in targets {
+                threads.push(Tally::under(&load, scope, netns, *kind, *to));
+            }
+            // Should it panic, the threads must still end.
+            let result = catch_unwind(AssertUnwindSafe(|| meanwhile(&load)));
+            load.stop.store(true, Ordering::Relaxed);
+            let mut all = Tally::default();
+            for thread in threads {
+                match thread.join() {
+                    Ok(tally) => all.merge(tally?),
+                    Err(panic) => resume_unwind(panic),
+                }
+            }
+            Ok((result.unwrap_or_else(|panic| resume_unwind(panic))?, all))
+        })
+    }
+
+    /// How many requests there were so far.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+}
+
 /// Who answered, how often, and what failed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
@@ -74,19 +115,19 @@ impl Tally {
         })
     }
 
-    /// Sends requests until told to stop.
-    pub fn until<'scope>(
+    fn under<'scope>(
+        load: &'scope Load,
         scope: &'scope Scope<'scope, '_>,
         netns: &'scope Namespace,
         kind: Kind,
         to: SocketAddr,
-        stop: &'scope AtomicBool,
     ) -> ScopedJoinHandle<'scope, Result<Self>> {
         scope.spawn(move || {
             netns.run(|| {
                 let mut tally = Self::default();
-                while !stop.load(Ordering::Relaxed) {
+                while !load.stop.load(Ordering::Relaxed) {
                     tally.add(kind, to);
+                    load.requests.fetch_add(1, Ordering::Relaxed);
                 }
                 tally
             })

@@ -7,9 +7,8 @@ use lb_tests::deadline;
 use lb_tests::manifest::Service;
 use lb_tests::netns::Namespace;
 use lb_tests::topology::{Addresses, Topology};
-use lb_tests::traffic::{Kind, Tally};
+use lb_tests::traffic::{Kind, Load, Tally};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Requests of each protocol and family in most scenarios.
@@ -185,39 +184,27 @@ fn refused(from: &Namespace, service: &Service) -> Result<String> {
 /// fail, and each change must be in force soon.
 fn changes(cluster: &Cluster, web: &Service) -> Result<String> {
     let topology = &cluster.topology;
-    let stop = AtomicBool::new(false);
     let pod = &cluster.pod(0, 0).netns;
-    let mut slowest = Duration::ZERO;
-    let tally = std::thread::scope(|scope| {
-        let mut loads = Vec::new();
-        for (kind, address) in ways(web.addresses) {
-            let to = SocketAddr::new(address, kind.port());
-            loads.push(Tally::until(scope, pod, kind, to, &stop));
-        }
-        let outcome = (0..CHANGES).try_for_each(|round| {
-            let mut services = services(topology);
+    let targets: Vec<_> = ways(web.addresses)
+        .map(|(kind, address)| (pod, kind, SocketAddr::new(address, kind.port())))
+        .collect();
+    let to = SocketAddr::new(web.addresses.v4.into(), 80);
+    let (slowest, tally) = Load::run(&targets, |_| {
+        let mut slowest = Duration::ZERO;
+        for round in 0..CHANGES {
             let node = cluster.node(1 - round % 2);
             let single = &node.pods[1];
+            let mut services = services(topology);
             services[0] = Service::new("web", 10).http(WEB.0).udp(WEB.1).endpoint(node, single);
             let begin = Instant::now();
             cluster.publish(&services)?;
-            let to = SocketAddr::new(web.addresses.v4.into(), 80);
             deadline::until("the change in force", Duration::from_secs(2), || {
                 let answer = pod.run(|| Kind::Http.ask(to)).ok()?.ok()?;
                 (answer.backend == single.name).then_some(())
             })?;
             slowest = slowest.max(begin.elapsed());
-            anyhow::Ok(())
-        });
-        stop.store(true, Ordering::Relaxed);
-        let mut all = Tally::default();
-        for load in loads {
-            match load.join() {
-                Ok(tally) => all.merge(tally?),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
         }
-        outcome.map(|()| all)
+        Ok(slowest)
     })?;
     cluster.publish(&services(topology))?;
     let web_again = || cluster_ip(pod, web)?.expect(&["pod-1b", "pod-2a", "pod-2b"]);

@@ -1,0 +1,182 @@
+//! Endpoints that come and go: in force at once, without harm to what is
+//! established, and without a lost request.
+
+use anyhow::{Result, ensure};
+use lb_tests::client::{Connection, Datagrams};
+use lb_tests::cluster::{Cluster, Setup};
+use lb_tests::deadline;
+use lb_tests::manifest::Service;
+use lb_tests::privilege::{quick, root_or_skip};
+use lb_tests::topology::{Topology, Wiring};
+use lb_tests::traffic::{Kind, Load, Tally};
+use std::time::{Duration, Instant};
+
+/// From the write of a manifest to the first request by the new rule.
+const IN_FORCE: Duration = Duration::from_millis(200);
+
+fn web() -> Service {
+    Service::new("web", 1).http(30080).udp(30053)
+}
+
+fn on(topology: &Topology, node: usize, pod: usize) -> Service {
+    let node = &topology.nodes[node];
+    web().endpoint(node, &node.pods[pod])
+}
+
+#[test]
+fn changes_are_in_force_within_200_ms() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Setup::tc(Wiring::Routed), |topology| vec![on(topology, 0, 1)])?;
+    let pod = &cluster.pod(0, 0).netns;
+    let mut slowest = Duration::ZERO;
+    for round in 0..20 {
+        let (node, index) = (round % 2, round / 2 % 2);
+        let target = &cluster.pod(node, index).name;
+        let kind = Kind::ALL[round % 2];
+        let to = (web().addresses.both()[round / 2 % 2], kind.port()).into();
+        let begin = Instant::now();
+        cluster.publish(&[on(&cluster.topology, node, index)])?;
+        deadline::until("a change in force", Duration::from_secs(3), || {
+            let answer = pod.run(|| kind.ask(to)).ok()?.ok()?;
+            (answer.backend == *target).then_some(())
+        })?;
+        slowest = slowest.max(begin.elapsed());
+    }
+    println!("slowest of 20 changes: {slowest:?}");
+    ensure!(slowest < IN_FORCE, "a change took {slowest:?}");
+    Ok(())
+}
+
+#[test]
+fn established_tcp_stays_and_udp_moves_when_its_backend_leaves() -> Result<()> {
+    for setup in [Setup::tc(Wiring::Routed), Setup::xdp(Wiring::Routed, "native")] {
+        if !root_or_skip() {
+            return Ok(());
+        }
+        let cluster = Cluster::new(setup, |topology| vec![on(topology, 1, 0)])?;
+        let topology = &cluster.topology;
+        let inside = web().addresses.both().map(|address| (address, 80, 53));
+        let outside = topology.nodes[0].addresses.both().map(|address| (address, 30080, 30053));
+        let clients = [(&cluster.pod(0, 0).netns, inside), (&topology.client, outside)];
+        let mut open = Vec::new();
+        for (netns, targets) in clients {
+            for (address, http, udp) in targets {
+                let mut tcp = netns.run(|| Connection::open((address, http).into()))??;
+                let datagrams = netns.run(|| Datagrams::open((address, udp).into()))??;
+                ensure!(tcp.get()?.backend == "pod-2a");
+                ensure!(datagrams.echo("before")?.backend == "pod-2a");
+                open.push((tcp, datagrams, (address, http).into()));
+            }
+        }
+        cluster.publish(&[on(topology, 0, 1)])?;
+        for (index, (tcp, datagrams, to)) in open.iter_mut().enumerate() {
+            let netns = clients[index / 2].0;
+            deadline::until("new connections to the new backend", Duration::from_secs(2), || {
+                let answer = netns.run(|| Kind::Http.ask(*to)).ok()?.ok()?;
+                (answer.backend == "pod-1b").then_some(())
+            })?;
+            // The rule is in force, so that the very next datagram must obey.
+            let moved = datagrams.echo("after")?;
+            ensure!(moved.backend == "pod-1b", "UDP stays on {}", moved.backend);
+            for _ in 0..5 {
+                let kept = tcp.get()?;
+                ensure!(kept.backend == "pod-2a", "the connection went to {}", kept.backend);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_terminating_endpoint_keeps_what_it_has_and_gets_nothing_new() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Setup::tc(Wiring::Routed), |topology| vec![on(topology, 1, 0)])?;
+    let topology = &cluster.topology;
+    let pod = &cluster.pod(0, 0).netns;
+    let to = web().http_addresses()[0];
+    let mut open = pod.run(|| Connection::open(to))??;
+    ensure!(open.get()?.backend == "pod-2a");
+    let two = &topology.nodes[1];
+    cluster.publish(&[on(topology, 0, 1).terminating(two, &two.pods[0])])?;
+    deadline::until("new connections to the ready endpoint", Duration::from_secs(2), || {
+        let answer = pod.run(|| Kind::Http.ask(to)).ok()?.ok()?;
+        (answer.backend == "pod-1b").then_some(())
+    })?;
+    Tally::of(pod, Kind::Http, to, 20)?.expect(&["pod-1b"])?;
+    ensure!(open.get()?.backend == "pod-2a");
+    // The last one standing serves new ones again.
+    cluster.publish(&[web().terminating(two, &two.pods[0])])?;
+    deadline::until("the terminating endpoint as the last", Duration::from_secs(2), || {
+        let answer = pod.run(|| Kind::Http.ask(to)).ok()?.ok()?;
+        (answer.backend == "pod-2a").then_some(())
+    })
+}
+
+/// Requests of both protocols and families, from inside and outside, while the
+/// endpoints change a hundred times; all backends live all the time.
+#[test]
+fn no_request_fails_over_a_hundred_changes() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let changes = 100;
+    let requests = if quick() { 5_000 } else { 100_000 };
+    let cluster =
+        Cluster::new(Setup::tc(Wiring::Routed), |topology| vec![web().endpoints(topology.pods())])?;
+    let topology = &cluster.topology;
+    let mut targets = Vec::new();
+    for kind in Kind::ALL {
+        for address in web().addresses.both() {
+            targets.push((&cluster.pod(0, 0).netns, kind, (address, kind.port()).into()));
+        }
+        let port = if kind == Kind::Http { 30080 } else { 30053 };
+        let address = cluster.node(0).addresses.both()[0];
+        targets.push((&topology.client, kind, (address, port).into()));
+    }
+    let begin = Instant::now();
+    let ((), tally) = Load::run(&targets, |load| {
+        for change in 0..changes {
+            let due = requests / changes * (change + 1);
+            deadline::until("the load to proceed", Duration::from_mins(1), || {
+                (load.requests() >= due).then_some(())
+            })?;
+            // Any but the empty subset of the four pods.
+            let set = 1 + change * 7 % 15;
+            let pods = topology.pods().enumerate().filter(|(bit, _)| set & (1 << bit) != 0);
+            cluster.publish(&[web().endpoints(pods.map(|(_, pod)| pod))])?;
+        }
+        Ok(())
+    })?;
+    println!("{} requests in {:?}: {tally}", tally.total(), begin.elapsed());
+    tally.expect(&["pod-1a", "pod-1b", "pod-2a", "pod-2b"])
+}
+
+#[test]
+fn a_pod_that_starts_is_served_and_serves_within_a_second() -> Result<()> {
+    for wiring in [Wiring::Routed, Wiring::Bridged] {
+        if !root_or_skip() {
+            return Ok(());
+        }
+        let mut cluster = Cluster::new(Setup::tc(wiring), |topology| vec![on(topology, 1, 0)])?;
+        let index = cluster.add_pod(0)?;
+        let begin = Instant::now();
+        let pod = cluster.pod(0, index);
+        for to in web().http_addresses() {
+            deadline::until_ok("the new pod as a client", Duration::from_secs(1), || {
+                Tally::of(&pod.netns, Kind::Http, to, 1)?.expect(&["pod-2a"])
+            })?;
+        }
+        ensure!(begin.elapsed() < Duration::from_secs(1), "served after {:?}", begin.elapsed());
+        cluster.publish(&[on(&cluster.topology, 0, index)])?;
+        for to in web().http_addresses() {
+            deadline::until_ok("the new pod as a backend", Duration::from_secs(1), || {
+                Tally::of(&cluster.pod(1, 0).netns, Kind::Http, to, 1)?.expect(&["pod-1c"])
+            })?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Node ports: from outside to nodes with and without a backend, and from pods,
+//! through TC alone and with XDP on the uplinks.
+
+use anyhow::{Result, ensure};
+use lb_tests::cluster::{Cluster, Setup};
+use lb_tests::manifest::Service;
+use lb_tests::privilege::root_or_skip;
+use lb_tests::topology::Wiring;
+use lb_tests::traffic::{Kind, Tally};
+
+const REQUESTS: u64 = 12;
+const HTTP: u16 = 30080;
+const UDP: u16 = 30053;
+
+#[test]
+fn through_tc_alone_to_routed_pods() -> Result<()> {
+    node_ports(Setup::tc(Wiring::Routed))
+}
+
+#[test]
+fn through_tc_alone_to_bridged_pods() -> Result<()> {
+    node_ports(Setup::tc(Wiring::Bridged))
+}
+
+#[test]
+fn through_clsact() -> Result<()> {
+    let mut setup = Setup::tc(Wiring::Routed);
+    setup.agent.tc = "clsact";
+    node_ports(setup)
+}
+
+#[test]
+fn through_native_xdp_to_routed_pods() -> Result<()> {
+    node_ports(Setup::xdp(Wiring::Routed, "native"))
+}
+
+#[test]
+fn through_native_xdp_to_bridged_pods() -> Result<()> {
+    node_ports(Setup::xdp(Wiring::Bridged, "native"))
+}
+
+#[test]
+fn through_generic_xdp() -> Result<()> {
+    node_ports(Setup::xdp(Wiring::Routed, "generic"))
+}
+
+fn node_ports(setup: Setup) -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(setup, |topology| {
+        let two = &topology.nodes[1];
+        vec![
+            Service::new("far", 1).http(HTTP).udp(UDP).endpoint(two, &two.pods[0]),
+            Service::new("all", 2).http(HTTP + 1).udp(UDP + 1).endpoints(topology.pods()),
+        ]
+    })?;
+    let topology = &cluster.topology;
+    let every = ["pod-1a", "pod-1b", "pod-2a", "pod-2b"];
+    let clients = [
+        (&topology.client, topology.client_addresses, "outside"),
+        (&cluster.pod(0, 0).netns, cluster.pod(0, 0).addresses, "pod-1a"),
+    ];
+    for (netns, own, client) in clients {
+        for (index, node) in topology.nodes.iter().enumerate() {
+            for kind in Kind::ALL {
+                let port = if kind == Kind::Http { HTTP } else { UDP };
+                for address in node.addresses.both() {
+                    let name = format!("{client} to {} {kind} {address}", node.name);
+                    let far = Tally::of(netns, kind, (address, port).into(), REQUESTS)?;
+                    far.expect(&["pod-2a"]).map_err(|error| error.context(name.clone()))?;
+                    // Where the backend's node is the client's edge too, or the
+                    // client is a pod, nothing hides the client.
+                    if index == 1 && client == "outside" {
+                        let own = own.like(address);
+                        ensure!(far.peers == [own].into(), "{name}: peers {:?}", far.peers);
+                    }
+                    let all = Tally::of(netns, kind, (address, port + 1).into(), REQUESTS * 4)?;
+                    all.expect(&every).map_err(|error| error.context(name.clone()))?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
