@@ -1,14 +1,14 @@
 //! The compiler for BPF: `rustc` with a `core` library for the BPF target.
 //!
-//! Two ways. A rustup nightly with `rust-src` builds `core` itself; that is the
-//! usual way, and needs Rust's download server. Debian's `rustc-web` comes with
-//! `core` for BPF ready made; it is linked as the rustup toolchain `lb-bpf`.
-//! `lb-userspace/build.rs` looks for the same three places in the same order.
+//! Two ways. Debian's `rustc-web`, a released compiler, comes with `core` for
+//! BPF ready made; it is linked as the rustup toolchain `lb-bpf`. Elsewhere, a
+//! rustup nightly with `rust-src` builds `core` itself.
+//! `lb-userspace/build.rs` looks for the same compilers in the same order.
 
 use super::{Purpose, packages};
 use crate::shell;
 use anyhow::{Context as _, Result, bail};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The BPF target of this machine's byte order.
 pub(crate) const TARGET: &str =
@@ -101,16 +101,21 @@ pub(super) fn ensure(purpose: Purpose) -> Result<Compiler> {
 
 fn install() -> Result<Compiler> {
     println!("setup: no compiler for BPF: the installed ones have no `core` library for {TARGET}");
+    if let Some(compiler) = distribution()? {
+        return Ok(compiler);
+    }
     if rustup() {
-        println!("setup: trying a rustup nightly with rust-src, which builds `core` itself");
+        println!(
+            "setup: the distribution has none; trying a rustup nightly, which builds `core` itself"
+        );
         if nightly() {
             return Ok(Compiler::Nightly);
         }
-        println!("setup: rustup can't fetch rust-src; trying the distribution's compiler");
     }
-    distribution().context(
-        "no way to get a compiler for BPF: either let `rustup toolchain install nightly --component rust-src` \
-         work, or install the packages rustc-web, cargo-web and libstd-rust-web-dev-bpf (Debian)",
+    bail!(
+        "no way to get a compiler for BPF: either install {} as root (Debian), or let \
+         `rustup toolchain install nightly --component rust-src` work",
+        PACKAGES.join(", ")
     )
 }
 
@@ -129,24 +134,27 @@ fn nightly() -> bool {
     shell::output(&mut rustup).is_some() && Compiler::Nightly.works()
 }
 
-fn distribution() -> Result<Compiler> {
-    let prefix = PathBuf::from("/usr");
-    if !prefix.join("lib/rustlib").join(TARGET).is_dir() || !prefix.join("bin/cargo").is_file() {
+/// Takes the distribution's compiler, if it has one.
+fn distribution() -> Result<Option<Compiler>> {
+    let prefix = Path::new("/usr");
+    let core = prefix.join("lib/rustlib").join(TARGET);
+    if !core.is_dir() || !prefix.join("bin/cargo").is_file() {
+        if !packages::available(&PACKAGES) {
+            return Ok(None);
+        }
         packages::install(&PACKAGES)?;
     }
-    if !rustup() {
-        if !Compiler::Only.works() {
-            bail!("the `rustc` on PATH is not the distribution's, which has `core` for {TARGET}");
-        }
-        return Ok(Compiler::Only);
-    }
-    println!("setup: rustup toolchain link {LINKED} /usr, so that the build finds that compiler");
-    let mut link = shell::command("rustup");
-    shell::run(link.args(["toolchain", "link", LINKED]).arg(&prefix))?;
-    if !Compiler::Linked.works() {
-        bail!("the distribution's compiler has no `core` library for {TARGET}");
-    }
-    Ok(Compiler::Linked)
+    let compiler = if rustup() {
+        println!(
+            "setup: rustup toolchain link {LINKED} /usr, so that the build finds that compiler"
+        );
+        let mut link = shell::command("rustup");
+        shell::run(link.args(["toolchain", "link", LINKED]).arg(prefix))?;
+        Compiler::Linked
+    } else {
+        Compiler::Only
+    };
+    Ok(compiler.works().then_some(compiler))
 }
 
 /// Clippy and rustfmt: of the compiler in use, and of the one for BPF.

@@ -45,12 +45,15 @@ pub(super) fn tools(purpose: Purpose) -> Result<()> {
 }
 
 /// Whether every one of these packages can be installed from here.
-pub(super) fn available(packages: &[String]) -> bool {
-    if shell::which("apt-get").is_none() || update().is_err() {
+pub(super) fn available<S: AsRef<str>>(packages: &[S]) -> bool {
+    let possible = shell::which("apt-get").is_some() && nix::unistd::geteuid().is_root();
+    if !possible || update().is_err() {
         return false;
     }
     let mut simulate = shell::command("apt-get");
-    simulate.args(["--simulate", "--no-remove", "install"]).args(packages);
+    simulate
+        .args(["--simulate", "--no-remove", "install"])
+        .args(packages.iter().map(AsRef::as_ref));
     shell::output(&mut simulate).is_some()
 }
 
