@@ -21,7 +21,7 @@ mod check;
 mod icmp;
 mod parse;
 
-pub use check::{checksum_fault, rfc1071};
+pub use check::{checksum_fault, outer_checksum_fault, rfc1071};
 pub use icmp::echo_request;
 pub use parse::{Layer4, Parsed, parse};
 

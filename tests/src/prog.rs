@@ -30,10 +30,12 @@ pub mod context;
 mod family;
 mod flows;
 pub mod net;
+mod random;
 mod rows;
 
 pub use case::{Case, Step};
 pub use family::Family;
+pub use random::Random;
 pub use rows::{Installed, ServiceSpec};
 
 /// The source ports that translation may use in [`Rig::take`]'s rig.

@@ -41,6 +41,15 @@ pub(super) fn transport_checksum(src: IpAddr, dst: IpAddr, proto: u8, segment: &
 /// unreadable; none if all is well. `ethernet` says whether a MAC header comes
 /// first.
 pub fn checksum_fault(frame: &[u8], ethernet: bool) -> Option<String> {
+    fault(frame, ethernet, true)
+}
+
+/// Likewise, but a quoted packet may be as wrong as it was.
+pub fn outer_checksum_fault(frame: &[u8], ethernet: bool) -> Option<String> {
+    fault(frame, ethernet, false)
+}
+
+fn fault(frame: &[u8], ethernet: bool, quotes: bool) -> Option<String> {
     let sliced =
         if ethernet { SlicedPacket::from_ethernet(frame) } else { SlicedPacket::from_ip(frame) };
     let sliced = match sliced {
@@ -58,21 +67,27 @@ pub fn checksum_fault(frame: &[u8], ethernet: bool) -> Option<String> {
                 return None;
             }
             let (src, dst) = (header.source_addr().into(), header.destination_addr().into());
-            transport_fault(src, dst, ip.payload().ip_number, ip.payload().payload)
+            transport_fault(src, dst, ip.payload().ip_number, ip.payload().payload, quotes)
         }
-        NetSlice::Ipv6(ip) => ipv6_fault(&ip),
+        NetSlice::Ipv6(ip) => ipv6_fault(&ip, quotes),
     }
 }
 
-fn ipv6_fault(ip: &Ipv6Slice<'_>) -> Option<String> {
+fn ipv6_fault(ip: &Ipv6Slice<'_>, quotes: bool) -> Option<String> {
     if ip.is_payload_fragmented() {
         return None;
     }
     let (src, dst) = (ip.header().source_addr().into(), ip.header().destination_addr().into());
-    transport_fault(src, dst, ip.payload().ip_number, ip.payload().payload)
+    transport_fault(src, dst, ip.payload().ip_number, ip.payload().payload, quotes)
 }
 
-fn transport_fault(src: IpAddr, dst: IpAddr, proto: IpNumber, segment: &[u8]) -> Option<String> {
+fn transport_fault(
+    src: IpAddr,
+    dst: IpAddr,
+    proto: IpNumber,
+    segment: &[u8],
+    quotes: bool,
+) -> Option<String> {
     match proto {
         IpNumber::TCP => (transport_checksum(src, dst, 6, segment) != 0)
             .then(|| format!("TCP checksum, {src} to {dst}")),
@@ -90,14 +105,15 @@ fn transport_fault(src: IpAddr, dst: IpAddr, proto: IpNumber, segment: &[u8]) ->
             if rfc1071(&[segment]) != 0 {
                 return Some("ICMP checksum".into());
             }
-            is_error_v4(segment).then(|| quote_fault(&segment[8..])).flatten()
+            (quotes && is_error_v4(segment)).then(|| quote_fault(&segment[8..])).flatten()
         }
         IpNumber::IPV6_ICMP => {
             if transport_checksum(src, dst, 58, segment) != 0 {
                 return Some("ICMPv6 checksum".into());
             }
             // RFC 4443 section 2.1: errors have the high bit clear.
-            (segment.len() > 8 && segment[0] < 128).then(|| quote_fault(&segment[8..])).flatten()
+            let error = segment.len() > 8 && segment[0] < 128;
+            (quotes && error).then(|| quote_fault(&segment[8..])).flatten()
         }
         _ => None,
     }
