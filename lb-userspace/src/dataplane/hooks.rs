@@ -87,29 +87,34 @@ impl Hooks {
     /// on one interface is tried again at the next call and stops nothing.
     pub fn sync(&mut self, state: &NetworkState) -> SyncReport {
         let mut report = SyncReport::default();
-        for link in &state.links {
-            self.sync_link(link, &mut report);
+        // First what needs no other programs than those that are loaded.
+        let (ethernet, other): (Vec<&Link>, Vec<&Link>) =
+            state.links.iter().partition(|link| link.has_mac);
+        let mut described = Vec::new();
+        for link in ethernet.into_iter().chain(other) {
+            if self.describe(link, &mut report) {
+                described.push(link);
+                self.sync_tc(link, HookPoint::Ingress, &mut report);
+                self.sync_tc(link, HookPoint::Egress, &mut report);
+            }
+        }
+        for link in described {
+            self.sync_xdp(link, &mut report);
         }
         let wanted: BTreeSet<u32> = state.links.iter().map(|link| link.index).collect();
         self.release(&wanted, &mut report);
         report
     }
 
-    fn sync_link(&mut self, link: &Link, report: &mut SyncReport) {
-        let plan = xdp::plan(link, self.options.xdp);
-        let xdp_stays = self.rows.has_xdp(link.index) && matches!(plan, Plan::Attach { .. });
-        if let Err(error) = self.rows.put(link, xdp_stays) {
-            // Without its row a program passes every packet: not attached yet.
-            report.failures.push(format!("interface {}: {error}", link.name));
-            return;
-        }
-        for hook in [HookPoint::Ingress, HookPoint::Egress] {
-            self.sync_tc(link, hook, report);
-        }
-        let has_xdp = self.sync_xdp(link, plan, report);
-        if let Err(error) = self.rows.put(link, has_xdp) {
+    /// Tells the programs what the interface is; false if that fails. Without
+    /// it they pass every packet.
+    fn describe(&mut self, link: &Link, report: &mut SyncReport) -> bool {
+        let wants_xdp = matches!(xdp::plan(link, self.options.xdp), Plan::Attach { .. });
+        let written = self.rows.put(link, wants_xdp && self.rows.has_xdp(link.index));
+        if let Err(error) = &written {
             report.failures.push(format!("interface {}: {error}", link.name));
         }
+        written.is_ok()
     }
 
     fn sync_tc(&mut self, link: &Link, hook: HookPoint, report: &mut SyncReport) {
@@ -152,20 +157,9 @@ impl Hooks {
         Ok(Mode::Clsact)
     }
 
-    /// Returns whether XDP is attached.
-    fn sync_xdp(&mut self, link: &Link, plan: Plan, report: &mut SyncReport) -> bool {
+    fn sync_xdp(&mut self, link: &Link, report: &mut SyncReport) {
         let hook = HookPoint::Xdp;
-        match plan {
-            Plan::None | Plan::Without(_) => {
-                let detached = xdp::detach_all(link.index, &self.pins).unwrap_or(false);
-                report.detached += usize::from(detached);
-                self.attached.remove(&(link.index, hook));
-                if let Plan::Without(note) = plan {
-                    self.record(link, hook, Ok(None), false, report);
-                    self.annotate(link, hook, note);
-                }
-                false
-            }
+        match xdp::plan(link, self.options.xdp) {
             Plan::Attach { mode, demanded } => {
                 // A driver that refused once is not asked again: some reset
                 // the interface each time.
@@ -174,8 +168,21 @@ impl Hooks {
                     let outcome = self.attach_xdp(link, mode);
                     self.record(link, hook, outcome.map(|()| Some(mode)), demanded, report);
                 }
-                self.keep(link, hook)
             }
+            plan @ (Plan::None | Plan::Without(_)) => {
+                let detached = xdp::detach_all(link.index, &self.pins).unwrap_or(false);
+                report.detached += usize::from(detached);
+                self.attached.remove(&(link.index, hook));
+                if let Plan::Without(note) = plan {
+                    self.record(link, hook, Ok(None), false, report);
+                    self.annotate(link, hook, note);
+                }
+            }
+        }
+        // Others may redirect frames to it from now on, or no longer.
+        let attached = self.keep(link, hook);
+        if let Err(error) = self.rows.put(link, attached) {
+            report.failures.push(format!("interface {}: {error}", link.name));
         }
     }
 
@@ -215,8 +222,10 @@ impl Hooks {
         match outcome {
             Ok(mode) => {
                 status.mode = mode;
-                report.attached += usize::from(mode.is_some());
-                tracing::debug!(interface = %link.name, %hook, role = %link.role, "attached");
+                if let Some(mode) = mode {
+                    report.attached += 1;
+                    tracing::debug!(interface = %link.name, %hook, %mode, role = %link.role, "attached");
+                }
             }
             Err(error) => {
                 status.note = Some(error.to_string());
