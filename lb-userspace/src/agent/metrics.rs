@@ -4,7 +4,7 @@ use super::status::SharedStatus;
 use crate::dataplane::maps::{MapFill, Maps, MapsError, fill};
 use crate::view::{Counters, ServiceView, Verdicts, services, verdicts};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -100,13 +100,13 @@ impl Collector for Kernel {
         });
         counter(&mut encoder, "lb_packets", "Packets by hook and what became of them", packets)?;
         let map = |fill: &MapFill| vec![("map", fill.map.to_owned())];
-        let entries = fill.iter().filter_map(|f| f.used.map(|used| (map(f), used.into())));
-        gauge(&mut encoder, "lb_map_entries", "Entries in use", entries)?;
+        let used = |fill: &MapFill| fill.used.map(|used| (map(fill), used.into()));
+        let entries = fill.iter().filter_map(used);
+        gauges(&mut encoder, "lb_map_entries", "Entries in use", entries)?;
         let most = fill.iter().map(|fill| (map(fill), fill.max.into()));
-        gauge(&mut encoder, "lb_map_max_entries", "Most entries", most)?;
-        #[expect(clippy::cast_precision_loss, reason = "memory sizes are far below 2^53")]
-        let bytes = fill.iter().map(|fill| (map(fill), fill.bytes as f64));
-        gauge(&mut encoder, "lb_map_memory_bytes", "Memory of the map", bytes)?;
+        gauges(&mut encoder, "lb_map_max_entries", "Most entries", most)?;
+        let bytes = fill.iter().map(|fill| (map(fill), fill.bytes));
+        gauges(&mut encoder, "lb_map_memory_bytes", "Memory of the map", bytes)?;
         self.encode_status(&mut encoder)
     }
 }
@@ -114,18 +114,14 @@ impl Collector for Kernel {
 impl Kernel {
     fn encode_status(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let status = self.status.get();
-        let count = |error| status.problems.iter().filter(|p| p.is_error() == error).count();
-        let number = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        let one = |value| std::iter::once((Vec::new(), value));
-        let refused = one(number(count(true)));
-        gauge(encoder, "lb_objects_refused", "Objects that are refused", refused)?;
-        let warned = one(number(count(false)));
-        gauge(encoder, "lb_objects_warned", "Warnings about objects in force", warned)?;
-        let healthy = one(f64::from(u8::from(status.reasons.is_empty())));
+        let count = |error| status.problems.iter().filter(|p| p.is_error() == error).count() as u64;
+        gauge(encoder, "lb_objects_refused", "Objects that are refused", count(true))?;
+        gauge(encoder, "lb_objects_warned", "Warnings about objects in force", count(false))?;
+        let healthy = u64::from(status.reasons.is_empty());
         gauge(encoder, "lb_healthy", "1 if everything is in order", healthy)?;
-        let last = status.last_sync.iter().map(|sync| (Vec::new(), sync.at));
+        let Some(sync) = status.last_sync else { return Ok(()) };
         let help = "When the kernel was last brought up to date";
-        gauge(encoder, "lb_sync_last_timestamp_seconds", help, last)
+        gauge(encoder, "lb_sync_last_timestamp_seconds", help, sync.at)
     }
 }
 
@@ -195,15 +191,25 @@ fn counter(
     Ok(())
 }
 
-fn gauge(
+fn gauges(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    samples: impl Iterator<Item = (Labels, f64)>,
+    samples: impl Iterator<Item = (Labels, u64)>,
 ) -> fmt::Result {
     let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
     for (labels, value) in samples {
         ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+fn gauge<V: EncodeGaugeValue>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    value: V,
+) -> fmt::Result {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(value).encode(metric)
 }

@@ -74,6 +74,9 @@ pub enum AgentError {
     /// Signals can't be waited for.
     #[error("signals can't be waited for: {0}")]
     Signal(#[source] io::Error),
+    /// Changes of the manifests are no longer noticed.
+    #[error("changes of the manifest directory are no longer noticed: its watcher ended")]
+    WatchLost,
     /// The metrics address can't be used.
     #[error("metrics can't be served on {address}: {source}; name another --metrics-addr, or off")]
     Metrics {
@@ -106,11 +109,11 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     if let Some(listener) = listener {
         serve_metrics(&config, listener, &status, sync_duration)?;
     }
-    tokio::select! {
+    let result = tokio::select! {
         biased;
-        () = signals.end() => {}
-        () = node.follow() => {}
-    }
+        () = signals.end() => Ok(()),
+        () = node.follow() => Err(AgentError::WatchLost),
+    };
     tracing::info!(
         "ending; the Services stay in force: `lb cleanup --pin-dir {}` removes them",
         config.hooks.pin_dir.display()
@@ -122,7 +125,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     {
         tracing::debug!("the status socket ended early");
     }
-    Ok(())
+    result
 }
 
 /// A port that is taken ends the agent only where the user named it.

@@ -51,7 +51,10 @@ pub(super) struct Node {
     facts: NetworkFacts,
     report: Report,
     sync_duration: Histogram,
+    /// When something that failed is tried again.
     retry: Option<Instant>,
+    /// When the system's settings are looked at again.
+    recheck: Option<Instant>,
 }
 
 /// What the loop wakes up for.
@@ -100,6 +103,7 @@ impl Node {
             report,
             sync_duration,
             retry: None,
+            recheck: None,
         };
         node.take(&source.snapshot);
         node.facts = facts(node.network.state());
@@ -119,16 +123,14 @@ impl Node {
                     tokio::time::sleep(RETRY).await;
                 }
                 Some(Event::Timer) => self.tick(),
-                None => {
-                    tracing::error!("the watch of the manifest directory ended");
-                    return;
-                }
+                None => return,
             }
         }
     }
 
     async fn next(&mut self) -> Option<Event> {
-        let deadline = [self.retry, self.programmer.next_expiry()].into_iter().flatten().min();
+        let deadlines = [self.retry, self.recheck, self.programmer.next_expiry()];
+        let deadline = deadlines.into_iter().flatten().min();
         let timer = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -199,20 +201,28 @@ impl Node {
                 if applied.wants_retry() {
                     self.retry_in(QUARANTINE);
                 }
-                self.report.set_sync(SyncInfo {
+                let sync = SyncInfo {
                     at: unix_now(),
                     duration_seconds: applied.duration.as_secs_f64(),
                     changed: applied.changed,
-                });
-                self.report.set_problems(&self.problems, &applied.refused);
-                let addresses = self.desired.services.values().flat_map(|s| &s.cluster_ips);
-                self.report.set_warnings(sysctl::forwarding_warnings(addresses.copied()));
+                };
+                self.report.set_sync(sync, &self.problems, &applied.refused);
+                self.check_system();
             }
             Err(error) => {
                 self.report.set_apply_error(error.to_string());
                 self.retry_in(RETRY);
             }
         }
+    }
+
+    /// Looks at what the system is set up for; again soon, if it is not, as
+    /// nothing tells when that changes.
+    fn check_system(&mut self) {
+        let addresses = self.desired.services.values().flat_map(|s| &s.cluster_ips);
+        let warnings = sysctl::forwarding_warnings(addresses.copied());
+        self.recheck = (!warnings.is_empty()).then(|| Instant::now() + RETRY);
+        self.report.set_warnings(warnings);
     }
 
     fn attach(&mut self) {
@@ -229,12 +239,16 @@ impl Node {
     }
 
     fn tick(&mut self) {
-        if self.retry.is_some_and(|at| at <= Instant::now()) {
+        let now = Instant::now();
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if due(self.retry) {
             self.retry = None;
             self.reload();
             self.apply();
             self.attach();
-        } else if let Err(error) = self.programmer.expire(Instant::now()) {
+        } else if due(self.recheck) {
+            self.check_system();
+        } else if let Err(error) = self.programmer.expire(now) {
             self.report.set_apply_error(error.to_string());
             self.retry_in(RETRY);
         }

@@ -70,13 +70,29 @@ impl Report {
         self.publish();
     }
 
-    /// The kernel was brought up to date.
-    pub(super) fn set_sync(&mut self, sync: SyncInfo) {
+    /// The kernel was brought up to date, as far as everything fits.
+    pub(super) fn set_sync(
+        &mut self,
+        sync: SyncInfo,
+        problems: &[Problem],
+        refused: &[(ServicePortKey, Refusal)],
+    ) {
         if sync.changed > 0 {
             let milliseconds = sync.duration_seconds * 1e3;
             tracing::info!("{} Service ports changed in {milliseconds:.1} ms", sync.changed);
         }
-        self.errors.apply = None;
+        let named = |key: &ServicePortKey| format!("{key} ({})", key.protocol);
+        self.problems = problems.iter().cloned().map(Into::into).collect();
+        self.problems.extend(
+            refused
+                .iter()
+                .map(|(key, refusal)| ProblemInfo::refused(&named(key), &refusal.to_string())),
+        );
+        // A map that is full is not the object's fault, so it is ours.
+        self.errors.apply = refused
+            .iter()
+            .find(|(_, refusal)| !matches!(refusal, Refusal::Taken { .. }))
+            .map(|(key, refusal)| format!("Service {} is refused: {refusal}", named(key)));
         self.status.update(|status| status.last_sync = Some(sync));
         self.publish();
     }
@@ -118,26 +134,6 @@ impl Report {
     /// Whether a hook is missing that should be there.
     pub(super) const fn has_hook_failures(&self) -> bool {
         !self.errors.hooks.is_empty()
-    }
-
-    /// What is wrong with objects, and which Service ports did not fit.
-    pub(super) fn set_problems(
-        &mut self,
-        problems: &[Problem],
-        refused: &[(ServicePortKey, Refusal)],
-    ) {
-        let mut all: Vec<ProblemInfo> = problems.iter().cloned().map(Into::into).collect();
-        all.extend(refused.iter().map(|(key, refusal)| {
-            let name = format!("{key} ({})", key.protocol);
-            ProblemInfo::refused(&name, &refusal.to_string())
-        }));
-        self.problems = all;
-        // A map that is full is not the object's fault.
-        self.errors.apply = refused
-            .iter()
-            .find(|(_, refusal)| !matches!(refusal, Refusal::Taken { .. }))
-            .map(|(key, refusal)| format!("Service {key} ({}): {refusal}", key.protocol));
-        self.publish();
     }
 
     /// Logs what is new and what is over, and updates the status.

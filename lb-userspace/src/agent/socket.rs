@@ -3,7 +3,7 @@
 use super::status::{AgentStatus, SharedStatus};
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -77,7 +77,7 @@ impl StatusSocket {
     pub(super) fn bind(path: &Path) -> Result<Self, SocketError> {
         let make = |source| SocketError::Make { path: path.to_path_buf(), source };
         if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory).map_err(make)?;
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(make)?;
         }
         match fs::symlink_metadata(path) {
             Ok(meta) if !meta.file_type().is_socket() => {

@@ -33,7 +33,8 @@ pub enum Command {
     /// and follows every change of the directory and of the network.
     ///
     /// Ending the agent (SIGTERM, SIGINT) leaves the Services in force; `lb cleanup` removes
-    /// everything. Needs root.
+    /// everything. Needs root. The environment variable LB_LOG sets what is logged (`warn`,
+    /// `debug`; `info` unless set).
     Agent(Box<AgentArgs>),
     /// List the Service ports in force, with their backends and counters
     ///

@@ -1,7 +1,7 @@
 //! `lb status`: whether everything is in order, from the agent's own words and
 //! from the kernel.
 
-use crate::agent::{AgentStatus, HookInfo, ProblemInfo, ask, unix_now};
+use crate::agent::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SyncInfo, ask, unix_now};
 use crate::cli::{Format, StatusArgs, Table, print, print_json};
 use crate::dataplane::maps::{MapFill, Maps, MapsError, fill};
 use crate::view::{Verdicts, services, verdicts};
@@ -13,23 +13,24 @@ use std::time::{Duration, Instant};
 /// How often `--wait` asks.
 const POLL: Duration = Duration::from_millis(50);
 
-/// All that `lb status` tells.
+/// All that `lb status` tells. Without an agent, what it would say is empty.
 #[derive(Debug, Serialize)]
 struct Status {
     healthy: bool,
     /// Why not.
     reasons: Vec<String>,
     pin_dir: PathBuf,
-    /// Nothing if no agent runs.
+    agent: Option<AgentInfo>,
+    hooks: Vec<HookInfo>,
+    last_sync: Option<SyncInfo>,
+    problems: Vec<ProblemInfo>,
+    warnings: Vec<String>,
     #[serde(flatten)]
-    agent: Option<AgentStatus>,
-    /// Nothing if nothing is loaded.
-    #[serde(flatten)]
-    kernel: Option<Kernel>,
+    kernel: Kernel,
 }
 
 /// What the kernel holds, agent or not.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Kernel {
     services: usize,
     backends: usize,
@@ -71,28 +72,32 @@ fn unhealthy(status: &AgentStatus) -> Vec<String> {
 
 fn read(socket: &Path, pin_dir: &Path) -> Status {
     let mut reasons = Vec::new();
-    let mut agent = match ask(socket) {
-        Ok(status) => {
-            reasons.extend(unhealthy(&status));
-            Some(status)
+    let (agent, status) = match ask(socket) {
+        Ok(mut status) => {
+            reasons = unhealthy(&status);
+            (Some(std::mem::take(&mut status.agent)), status)
         }
         Err(error) => {
             reasons.push(error.to_string());
-            None
+            (None, AgentStatus::default())
         }
     };
-    let kernel = match read_kernel(pin_dir) {
-        Ok(kernel) => Some(kernel),
-        Err(error) => {
-            reasons.push(error.to_string());
-            None
-        }
-    };
-    if let Some(agent) = &mut agent {
-        // They stand at the top, with those from here.
-        agent.reasons.clear();
+    let kernel = read_kernel(pin_dir).unwrap_or_else(|error| {
+        reasons.push(error.to_string());
+        Kernel::default()
+    });
+    let AgentStatus { agent: _, hooks, last_sync, problems, warnings, reasons: _ } = status;
+    Status {
+        healthy: reasons.is_empty(),
+        reasons,
+        pin_dir: pin_dir.to_path_buf(),
+        agent,
+        hooks,
+        last_sync,
+        problems,
+        warnings,
+        kernel,
     }
-    Status { healthy: reasons.is_empty(), reasons, pin_dir: pin_dir.to_path_buf(), agent, kernel }
 }
 
 fn read_kernel(pin_dir: &Path) -> Result<Kernel, MapsError> {
@@ -107,46 +112,44 @@ fn read_kernel(pin_dir: &Path) -> Result<Kernel, MapsError> {
 }
 
 fn text(status: &Status) -> String {
-    let mut lines = Vec::new();
-    lines.push(format!("Healthy    {}", if status.healthy { "yes" } else { "no" }));
+    let mut lines = vec![format!("Healthy    {}", if status.healthy { "yes" } else { "no" })];
     lines.extend(status.reasons.iter().map(|reason| format!("           {reason}")));
     if let Some(agent) = &status.agent {
         lines.extend(agent_lines(agent));
     }
+    if let Some(sync) = &status.last_sync {
+        let took = sync.duration_seconds * 1e3;
+        lines.push(format!("Last sync  {} ago, took {took:.1} ms", age(sync.at)));
+    }
+    lines.extend(status.warnings.iter().map(|warning| format!("Warning    {warning}")));
+    let Kernel { services, backends, maps: fill, verdicts } = &status.kernel;
     lines.push(format!("Pins       {}", status.pin_dir.display()));
-    if let Some(kernel) = &status.kernel {
-        let Kernel { services, backends, .. } = kernel;
+    if !fill.is_empty() {
         lines.push(format!("Serving    {services} Service ports, {backends} backends"));
     }
     let mut text = lines.join("\n") + "\n";
-    if let Some(agent) = &status.agent {
-        text += &section("Hooks", &hooks(&agent.hooks));
-        text += &problems("Refused", agent.problems.iter().filter(|p| p.is_error()));
-        text += &problems("Warnings", agent.problems.iter().filter(|p| !p.is_error()));
+    if status.agent.is_some() {
+        text += &section("Hooks", &hooks(&status.hooks));
     }
-    if let Some(kernel) = &status.kernel {
-        text += &section("Maps", &maps(&kernel.maps));
-        text += &section("Packets", &packets(&kernel.verdicts));
+    text += &problems("Refused", status.problems.iter().filter(|p| p.is_error()));
+    text += &problems("Warnings", status.problems.iter().filter(|p| !p.is_error()));
+    if !fill.is_empty() {
+        text += &section("Maps", &maps(fill));
+        text += &section("Packets", &packets(verdicts));
     }
     text
 }
 
-fn agent_lines(status: &AgentStatus) -> Vec<String> {
-    let agent = &status.agent;
+fn agent_lines(agent: &AgentInfo) -> Vec<String> {
     let node = agent.node_name.as_ref().map_or(String::new(), |name| format!(", node {name}"));
     let since = age(agent.started);
     let mut lines = vec![
         format!("Agent      {}, process {}, for {since}{node}", agent.version, agent.pid),
         format!("Manifests  {}", agent.manifests.display()),
     ];
-    if let Some(sync) = &status.last_sync {
-        let took = sync.duration_seconds * 1e3;
-        lines.push(format!("Last sync  {} ago, took {took:.1} ms", age(sync.at)));
-    }
     if let Some(metrics) = &agent.metrics {
         lines.push(format!("Metrics    http://{metrics}/metrics"));
     }
-    lines.extend(status.warnings.iter().map(|warning| format!("Warning    {warning}")));
     lines
 }
 
@@ -210,4 +213,75 @@ fn packets(verdicts: &Verdicts) -> Table {
         }
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> Status {
+        let hook = |hook: &str, mode: Option<&str>, note: Option<&str>| HookInfo {
+            interface: "eth0".into(),
+            index: 2,
+            role: "uplink".into(),
+            hook: hook.into(),
+            mode: mode.map(Into::into),
+            note: note.map(Into::into),
+            failed: mode.is_none(),
+        };
+        let verdict = |count| [("forwarded", count), ("passed", 0)].into_iter().collect();
+        Status {
+            healthy: false,
+            reasons: vec!["interface eth0: xdp: the driver has none".into()],
+            pin_dir: "/sys/fs/bpf/lb".into(),
+            agent: None,
+            hooks: vec![
+                hook("ingress", Some("tcx"), None),
+                hook("xdp", None, Some("the driver has none")),
+            ],
+            last_sync: None,
+            problems: vec![ProblemInfo::refused("shop/web:http (TCP)", "the slot map is full")],
+            warnings: vec![],
+            kernel: Kernel {
+                services: 1,
+                backends: 2,
+                maps: vec![MapFill { map: "LB_SERVICES", used: Some(1), max: 64, bytes: 4097 }],
+                verdicts: [("tc_ingress", verdict(7)), ("xdp", verdict(0))].into_iter().collect(),
+            },
+        }
+    }
+
+    #[test]
+    fn people_see_what_is_wrong_first() {
+        let mut status = status();
+        status.agent = Some(AgentInfo { started: unix_now(), ..AgentInfo::default() });
+        let text = text(&status);
+        let expected_start = "\
+Healthy    no
+           interface eth0: xdp: the driver has none
+Agent      ";
+        assert!(text.starts_with(expected_start), "{text}");
+        for part in [
+            "\nServing    1 Service ports, 2 backends\n",
+            "\n  eth0      uplink xdp     FAILED the driver has none\n",
+            "\nRefused\n  Service shop/web:http (TCP): the slot map is full\n",
+            "\n  LB_SERVICES    1  64  5 KiB\n",
+            "\n  forwarded          7   0\n",
+        ] {
+            assert!(text.contains(part), "{part:?} is missing in\n{text}");
+        }
+        assert!(!text.contains("passed"), "{text}");
+    }
+
+    #[test]
+    fn programs_find_the_same_fields_with_and_without_an_agent() {
+        let json = serde_json::to_value(status()).unwrap();
+        assert_eq!(json["healthy"], false);
+        assert_eq!(json["agent"], serde_json::Value::Null);
+        assert_eq!(json["hooks"][0]["mode"], "tcx");
+        assert_eq!(json["maps"][0]["used"], 1);
+        assert_eq!(json["problems"][0]["severity"], "error");
+        assert_eq!(json["verdicts"]["tc_ingress"]["forwarded"], 7);
+        assert_eq!(json["reasons"].as_array().unwrap().len(), 1);
+    }
 }
