@@ -265,9 +265,11 @@ fn facts(state: &NetworkState) -> NetworkFacts {
     let sources = links.flat_map(|link| {
         [link.snat_v4.map(IpAddr::V4), link.snat_v6.map(IpAddr::V6)].into_iter().flatten()
     });
+    // Each once: another pod with the same source is not another fact.
+    let sources: BTreeSet<IpAddr> = sources.collect();
     NetworkFacts {
         node_addresses: state.node_addresses.iter().copied().collect(),
-        translation_addresses: sources.collect(),
+        translation_addresses: sources.into_iter().collect(),
     }
 }
 
