@@ -1,6 +1,6 @@
 //! Brings the kernel's maps to what is desired, one safe write after the other.
 //!
-//! [`plan`] decides on plain data and knows no map; [`Programmer`] is the only
+//! `plan` decides on plain data and knows no map; [`Programmer`] is the only
 //! one that writes. After a failed write it reads the kernel again instead of
 //! trusting its picture.
 
