@@ -9,6 +9,7 @@ mod socket;
 mod status;
 mod sysctl;
 
+pub(crate) use socket::remove_stale_socket;
 pub use socket::{SocketError, ask};
 pub(crate) use status::unix_now;
 pub use status::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SyncInfo};

@@ -126,6 +126,14 @@ impl Drop for StatusSocket {
     }
 }
 
+/// Removes a socket on which nobody answers.
+pub(crate) fn remove_stale_socket(path: &Path) {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if is_socket && UnixStream::connect(path).is_err() && fs::remove_file(path).is_err() {
+        tracing::debug!("{} can't be removed", path.display());
+    }
+}
+
 /// Asks the agent for its status.
 pub fn ask(path: &Path) -> Result<AgentStatus, SocketError> {
     let absent = [ErrorKind::NotFound, ErrorKind::ConnectionRefused, ErrorKind::NotADirectory];
@@ -159,9 +167,15 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(matches!(ask(&path), Err(SocketError::NoAgent { .. })));
 
+        remove_stale_socket(&path);
+        assert!(!path.exists());
         let socket = StatusSocket::bind(&path).unwrap();
+        remove_stale_socket(&path);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(matches!(StatusSocket::bind(&path), Err(SocketError::InUse { .. })));
+        let stale = home.path().join("stale.sock");
+        drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+        assert!(StatusSocket::bind(&stale).is_ok());
 
         let status = Arc::new(SharedStatus::default());
         status.update(|status| status.warnings.push("careful".to_owned()));

@@ -79,13 +79,15 @@ pub struct SocketArgs {
 impl SocketArgs {
     /// The socket that was named, or the one that belongs to the pin directory.
     pub fn socket(&self) -> PathBuf {
-        self.socket.clone().unwrap_or_else(|| {
-            let name = self.pins.pin_dir.file_name().unwrap_or("lb".as_ref());
-            let mut file = name.to_os_string();
-            file.push(".sock");
-            Path::new("/run/lb").join(file)
-        })
+        self.socket.clone().unwrap_or_else(|| default_socket(&self.pins.pin_dir))
     }
+}
+
+/// The socket that belongs to a pin directory.
+pub(super) fn default_socket(pin_dir: &Path) -> PathBuf {
+    let mut file = pin_dir.file_name().unwrap_or("lb".as_ref()).to_os_string();
+    file.push(".sock");
+    Path::new("/run/lb").join(file)
 }
 
 /// Arguments of `lb agent`.

@@ -9,7 +9,7 @@ pub use args::{
 pub(crate) use output::print_json;
 pub use output::{Table, print};
 
-use crate::cmd;
+use crate::{agent, cmd};
 use clap::Parser as _;
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
@@ -21,7 +21,11 @@ pub fn main() -> ExitCode {
         Command::Agent(args) => cmd::agent::run(*args),
         Command::Services(args) => cmd::services::run(&args),
         Command::Check(args) => cmd::check::run(&args),
-        Command::Cleanup(args) => cmd::cleanup::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cleanup(args) => cmd::cleanup::run(&args).map(|()| {
+            // A killed agent leaves its socket.
+            agent::remove_stale_socket(&args::default_socket(&args.pin_dir));
+            ExitCode::SUCCESS
+        }),
         Command::Status(args) => cmd::status::run(&args),
     };
     match result {
