@@ -9,6 +9,7 @@ pub mod deadline;
 pub mod http;
 pub mod ip;
 pub mod manifest;
+pub mod model;
 pub mod netns;
 pub mod packet;
 pub mod privilege;

@@ -188,6 +188,14 @@ impl Packet {
         }
     }
 
+    /// TCP header flags, or 0.
+    pub const fn tcp_flags(&self) -> u8 {
+        match self.transport {
+            Transport::Tcp { flags, .. } => flags,
+            Transport::Udp { .. } => 0,
+        }
+    }
+
     /// The bytes on the wire.
     pub fn bytes(&self) -> Vec<u8> {
         let segment = self.segment();

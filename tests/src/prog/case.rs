@@ -190,9 +190,16 @@ impl Step {
     /// destination that the caller asserts; nothing else of it changed.
     #[track_caller]
     pub fn tuple(&self, verdict: Verdict) -> (SocketAddr, SocketAddr) {
+        let (src, dst) = self.ends();
+        self.became(verdict, src, dst);
+        (src, dst)
+    }
+
+    /// Source and destination of the packet as it is now.
+    #[track_caller]
+    pub fn ends(&self) -> (SocketAddr, SocketAddr) {
         let parsed = crate::packet::parse(&self.outcome.frame, self.prog.is_ethernet());
         let Some(parsed) = parsed else { panic!("unreadable: {}", self.describe()) };
-        self.became(verdict, parsed.src, parsed.dst);
         (parsed.src, parsed.dst)
     }
 
