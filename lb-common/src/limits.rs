@@ -18,9 +18,15 @@ pub const MAX_FLOWS_V6: u32 = 131_072;
 /// Interfaces of one network namespace.
 pub const MAX_INTERFACES: u32 = 4_096;
 
-/// How many source ports are tried before a flow is given up. With half of
-/// the range taken, 24 tries miss once in sixteen million flows.
-pub const PORT_TRIES: u32 = 24;
+/// How many ports of this node are tried for source translation before a
+/// packet is dropped. With half of the range taken by live flows to the same
+/// backend, 16 tries miss once in 65,536 flows, and the sender's retry finds
+/// another. The verifier walks through every try.
+pub const SNAT_TRIES: u32 = 16;
+/// How many source ports are tried at the client's edge: its own, then others.
+/// Only flows of one client with one backend's port compete, so the range is
+/// all but empty.
+pub const REVERSE_TRIES: u32 = 6;
 
 /// IPv6 extension headers walked before a packet is left to the stack; longer
 /// chains exist only in attacks.

@@ -4,7 +4,7 @@
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use lb_common::flow::{TOUCH_INTERVAL, flag};
-use lb_common::limits::PORT_TRIES;
+use lb_common::limits::{REVERSE_TRIES, SNAT_TRIES};
 use lb_common::{BePort, Direction, Flow, FlowKey, Tuple, tcp};
 
 use crate::family::Family;
@@ -129,7 +129,7 @@ fn random_port() -> BePort {
 pub(crate) fn reserve_reverse<A: Family>(flow: &mut Flow<A>, now: u64) -> Result<(), Failure> {
     flow.source_port = flow.client_port;
     let mut n = 0;
-    while n < PORT_TRIES {
+    while n < REVERSE_TRIES {
         match claim_reverse(flow, now) {
             Claim::Mine => return Ok(()),
             Claim::Failed => return Err(Failure::NoRow),
@@ -198,7 +198,7 @@ pub(crate) fn masquerade<A: Family>(
     flow.snat = snat;
     flow.flags |= flag::RESTORE;
     let mut n = 0;
-    while n < PORT_TRIES {
+    while n < SNAT_TRIES {
         flow.snat_port = random_port();
         if reserve_restore(flow) {
             if !in_use(&flow.masqueraded().reversed()) {

@@ -61,10 +61,12 @@ pub(crate) static LB_VERDICTS: PerCpuArray<u64> =
 /// What people call the Service ports; no program reads it.
 #[map]
 pub(crate) static LB_NAMES: HashMap<u32, ServiceName> = HashMap::with_max_entries(MAX_SERVICES, 0);
-/// Round-robin positions. Per CPU, so that a new connection touches no cache
-/// line of another CPU.
+/// Round-robin positions, one a family: two clients that take turns in two
+/// families must not each meet every other backend. Per CPU, so that a new
+/// connection touches no cache line of another CPU.
 #[map]
-pub(crate) static LB_CURSORS: PerCpuArray<u32> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
+pub(crate) static LB_CURSORS: PerCpuArray<[u32; 2]> =
+    PerCpuArray::with_max_entries(MAX_SERVICES, 0);
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
 pub(crate) static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_entries(1, 0);

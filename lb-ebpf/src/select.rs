@@ -39,7 +39,7 @@ pub(crate) fn backend<A: Family>(frontend: &Frontend) -> Option<Picked> {
     let first = match unsafe { (*service).policy } {
         // SAFETY: the helper has no preconditions.
         policy::RANDOM => unsafe { bpf_get_prandom_u32() },
-        _ => turn(frontend.service),
+        _ => turn(frontend.service, A::FAMILY),
     };
     let mut n = 0;
     while n < TRIES {
@@ -58,14 +58,14 @@ pub(crate) fn backend<A: Family>(frontend: &Frontend) -> Option<Picked> {
 /// The next position in the Service's round, on this CPU. CPUs start apart, so
 /// that the first connections of each do not meet at the same backend.
 #[inline(always)]
-fn turn(service: u32) -> u32 {
+fn turn(service: u32, family: usize) -> u32 {
     let Some(cursor) = LB_CURSORS.get_ptr_mut(service) else { return 0 };
-    // SAFETY: a valid element of this CPU's array.
-    let position = unsafe { *cursor };
-    // SAFETY: as above.
-    unsafe { *cursor = position.wrapping_add(1) };
+    // SAFETY: a valid element of this CPU's array; nothing else borrows it.
+    let position = &mut unsafe { &mut *cursor }[family & 1];
+    let turn = *position;
+    *position = turn.wrapping_add(1);
     // SAFETY: the helper has no preconditions.
-    position.wrapping_add(unsafe { bpf_get_smp_processor_id() })
+    turn.wrapping_add(unsafe { bpf_get_smp_processor_id() })
 }
 
 /// Whether a flow that was given this backend may still send it datagrams, or

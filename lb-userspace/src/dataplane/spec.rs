@@ -72,7 +72,7 @@ pub(super) const fn specs(sizes: &MapSizes) -> [MapSpec; names::PINNED_MAPS.len(
         spec::<u32, Traffic>(names::MAP_BACKEND_TRAFFIC, PerCpuArray, backends),
         spec::<u32, u64>(names::MAP_VERDICTS, PerCpuArray, verdict::VERDICT_COUNTERS),
         spec::<u32, ServiceName>(names::MAP_NAMES, Hash, services),
-        spec::<u32, u32>(names::MAP_CURSORS, PerCpuArray, services),
+        spec::<u32, [u32; 2]>(names::MAP_CURSORS, PerCpuArray, services),
     ]
 }
 

@@ -227,7 +227,7 @@ impl Rig {
         for id in 0..self.next_service {
             self.set_array(names::MAP_SERVICES, id, Service::default());
             self.zero_per_cpu(names::MAP_SERVICE_TRAFFIC, id, Traffic::default());
-            self.zero_per_cpu(names::MAP_CURSORS, id, 0_u32);
+            self.zero_per_cpu(names::MAP_CURSORS, id, [0_u32; 2]);
         }
         for id in 0..self.next_backend {
             self.set_array(names::MAP_BACKENDS, id, Backend::default());
