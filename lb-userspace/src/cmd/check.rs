@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
+use crate::cli::{Format, print, print_json};
 use crate::desired::{CompileOptions, Desired, Problem, Severity, compile, printable};
 use crate::model::{Kind, ObjectName, Objects, Sourced};
 use crate::source::manifests::{ManifestDir, Snapshot};
@@ -29,17 +28,7 @@ pub struct CheckArgs {
     pub node_name: Option<String>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
-    pub output: CheckFormat,
-}
-
-/// How `lb check` prints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum CheckFormat {
-    /// For people: a line for each object and each problem
-    #[default]
-    Text,
-    /// For programs
-    Json,
+    pub output: Format,
 }
 
 /// Checks the directory and prints the result. The exit status is 1 if anything
@@ -49,24 +38,12 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let options = CompileOptions { node_name: args.node_name.clone(), ..CompileOptions::default() };
     let (desired, problems) = compile(&snapshot.objects, &options);
     let report = Report::new(&snapshot, &desired, &problems, args.node_name.as_deref());
-    let text = match args.output {
-        CheckFormat::Text => report.text(),
-        CheckFormat::Json => {
-            serde_json::to_string_pretty(&report).context("write the report as JSON")? + "\n"
-        }
-    };
-    print(&text)?;
+    match args.output {
+        Format::Text => print(&report.text())?,
+        Format::Json => print_json(&report)?,
+    }
     let bad = report.refused > 0 || (args.strict && report.warnings > 0);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// A reader that has seen enough (`lb check | head`) is no failure.
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("write the report"),
-    }
 }
 
 #[derive(Debug, Serialize)]

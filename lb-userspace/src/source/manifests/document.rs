@@ -27,10 +27,16 @@ pub(super) fn parse(text: &str, json_only: bool) -> Result<Vec<Value>, ParseErro
     {
         return Ok(documents);
     }
-    yaml(text)
+    yaml(text, 100_000)
 }
 
-fn yaml(text: &str) -> Result<Vec<Value>, ParseError> {
+/// As [`parse`], for a part of a file: aliases, which may lead to other parts,
+/// are errors.
+pub(super) fn parse_part(text: &str) -> Result<Vec<Value>, ParseError> {
+    yaml(text, 0)
+}
+
+fn yaml(text: &str, max_repeated: usize) -> Result<Vec<Value>, ParseError> {
     // The size of the file bounds nodes and documents; what aliases repeat is
     // bounded apart, and deep nesting would cost stack.
     let options = serde_saphyr::options! {
@@ -40,7 +46,7 @@ fn yaml(text: &str) -> Result<Vec<Value>, ParseError> {
             max_documents: usize::MAX,
             max_depth: 64,
         },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: max_repeated },
         emit_comments: false,
         with_snippet: false,
         // kubectl reads YAML 1.1: `defaultMode: 0644` is 420, and `on` is true.

@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::document;
-use super::object::{self, AnyObject, Decoded};
+use super::document::{self, ParseError};
+use super::dump::Dump;
+use super::object::{self, AnyObject, Decoded, DecodedFile};
 use super::scan::{self, ReadError, Stamp};
 use crate::desired::{Problem, Severity};
 use crate::model::{Kind, ObjectName};
@@ -42,6 +43,8 @@ pub(super) struct FileState {
     stamp: Option<Stamp>,
     /// Hash of the text that `entries` stand for.
     text: Option<u64>,
+    /// Items of the file if it is a large dump.
+    dump: Dump,
 }
 
 /// What [`FileState::refresh`] found.
@@ -62,6 +65,7 @@ impl FileState {
             ignored: 0,
             stamp: None,
             text: None,
+            dump: Dump::default(),
         }
     }
 
@@ -89,7 +93,7 @@ impl FileState {
                 if !busy && stamp.age(now).is_some_and(|age| age > SETTLED) {
                     self.stamp = Some(stamp);
                 }
-                self.take(path, &text)
+                self.take(&text)
             }
             Err(error) => {
                 self.text = None;
@@ -100,7 +104,7 @@ impl FileState {
     }
 
     /// Takes over a new text; whether anything is different.
-    fn take(&mut self, path: &Path, text: &str) -> bool {
+    pub(super) fn take(&mut self, text: &str) -> bool {
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         let hash = hasher.finish();
@@ -108,12 +112,10 @@ impl FileState {
             return false;
         }
         self.text = Some(hash);
-        let json_only = path.extension().is_some_and(|extension| extension == "json");
-        let documents = match document::parse(text, json_only) {
-            Ok(documents) => documents,
+        let decoded = match self.decode(text) {
+            Ok(decoded) => decoded,
             Err(error) => return self.keep_all(&error.to_string()),
         };
-        let decoded = object::decode(documents);
         let mut old: HashMap<_, _> = std::mem::take(&mut self.entries)
             .into_iter()
             .map(|entry| ((entry.kind, entry.name), entry.object))
@@ -124,6 +126,14 @@ impl FileState {
             self.add(decoded, &mut old);
         }
         true
+    }
+
+    fn decode(&mut self, text: &str) -> Result<DecodedFile, ParseError> {
+        let json_only = self.name.ends_with(".json");
+        if !json_only && let Some(decoded) = self.dump.decode(text) {
+            return Ok(decoded);
+        }
+        document::parse(text, json_only).map(object::decode)
     }
 
     fn add(&mut self, decoded: Decoded, old: &mut HashMap<(Kind, ObjectName), AnyObject>) {

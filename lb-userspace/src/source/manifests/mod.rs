@@ -4,6 +4,7 @@
 //! ones keep what they had in force. Nothing is written and nothing blocks.
 
 mod document;
+mod dump;
 mod file;
 mod merge;
 mod object;
@@ -54,6 +55,14 @@ pub struct Snapshot {
     pub ignored: usize,
     /// Whether anything differs from the last successful load.
     pub changed: bool,
+}
+
+/// What a single text holds, as if it were the only file of a directory.
+pub fn read_text(file: &str, text: &str) -> Snapshot {
+    let mut state = FileState::new(file.as_ref());
+    state.take(text);
+    let (objects, problems) = merge::merge(std::iter::once(&state));
+    Snapshot { objects, problems, files: 1, ignored: state.ignored, changed: true }
 }
 
 impl ManifestDir {

@@ -24,7 +24,7 @@ pub(super) enum AnyObject {
 }
 
 /// What one object of a file became.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Decoded {
     /// What it is, if that much can be read.
     pub(super) id: Option<(Kind, ObjectName)>,
@@ -37,7 +37,7 @@ pub(super) struct Decoded {
 }
 
 /// What all documents of a file became.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct DecodedFile {
     pub(super) objects: Vec<Decoded>,
     /// Objects of other kinds.
@@ -55,7 +55,21 @@ pub(super) fn decode(documents: Vec<Value>) -> DecodedFile {
     file
 }
 
+/// Interprets one item of a list that is the only document of its file; none if
+/// its meaning depends on where it stands.
+pub(super) fn decode_item(item: Value, index: usize) -> Option<DecodedFile> {
+    let mut file = DecodedFile::default();
+    file.document(item, format!("items[{index}]"), None);
+    file.objects.iter().all(|decoded| decoded.id.is_some()).then_some(file)
+}
+
 impl DecodedFile {
+    /// Adds what another part of the same file holds.
+    pub(super) fn append(&mut self, mut other: Self) {
+        self.objects.append(&mut other.objects);
+        self.ignored += other.ignored;
+    }
+
     /// `place` says where in the file the document stands; the items of a typed
     /// list (as the API server answers) leave out what they are.
     fn document(&mut self, document: Value, place: String, implied: Option<Kind>) {

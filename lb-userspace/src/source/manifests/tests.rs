@@ -302,3 +302,55 @@ fn a_change_is_compiled_soon_after_it_is_written() {
     times.sort();
     assert!(times[5] < Duration::from_millis(150), "{times:?}");
 }
+
+/// Damages a text in one place.
+fn damage(text: &str, (kind, place, piece): (u8, usize, usize)) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    let place = place % lines.len();
+    let mut damaged = lines.clone();
+    let other = lines[piece % lines.len()];
+    let changed;
+    match kind % 4 {
+        0 => damaged[place] = other,
+        1 => {
+            damaged.remove(place);
+        }
+        2 => damaged.truncate(place),
+        _ => {
+            let words = ["null", "-1", "[]", "{}", "\"\\0\"", "70000", "~", "on", "10.0.0.300"];
+            let (key, _) = lines[place].split_once(':').unwrap_or((lines[place], ""));
+            changed = format!("{key}: {}", words[piece % words.len()]);
+            damaged[place] = &changed;
+        }
+    }
+    damaged.join("\n")
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(48))]
+    #[test]
+    fn no_damage_to_a_dump_panics_or_gets_through_the_checks(
+        damages in proptest::collection::vec(proptest::prelude::any::<(u8, usize, usize)>(), 1..4),
+    ) {
+        // A part of the dump with each kind, so that it is quick.
+        let start = YAML.find("- apiVersion: v1\n  kind: Service").unwrap();
+        let sample: String = YAML[start..].split_inclusive("\n- ").step_by(3).collect();
+        let mut text = format!("apiVersion: v1\nkind: List\nitems:\n{sample}");
+        for damage_done in damages {
+            text = damage(&text, damage_done);
+            if text.is_empty() {
+                break;
+            }
+        }
+        let snapshot = read_text("a.yaml", &text);
+        let (desired, problems) = compile(&snapshot.objects, &CompileOptions::default());
+        for service in desired.services.values() {
+            proptest::prop_assert_ne!(service.port, 0);
+            proptest::prop_assert!(service.backends.iter().all(|backend| backend.port != 0));
+            proptest::prop_assert!(service.backends.is_sorted());
+        }
+        for problem in snapshot.problems.iter().chain(&problems) {
+            proptest::prop_assert!(!problem.to_string().contains(|c: char| c.is_control()));
+        }
+    }
+}
