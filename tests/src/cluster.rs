@@ -3,7 +3,7 @@
 
 use crate::agent::{Agent, Options};
 use crate::manifest::{Directory, HTTP_TARGET, Service, UDP_TARGET};
-use crate::netns::{Namespace, Naming};
+use crate::netns::Naming;
 use crate::process::{Process, binary};
 use crate::topology::{Node, Plan, Pod, Topology, Wiring};
 use anyhow::{Context as _, Result, bail};
@@ -125,11 +125,12 @@ impl Cluster {
     }
 
     /// Leaves everything standing when dropped.
-    pub fn keep(&mut self) {
+    pub fn keep(&mut self) -> Result<()> {
+        self.topology.keep()?;
         self.agents.iter_mut().for_each(Agent::keep);
         self.servers.iter_mut().for_each(Process::keep);
         self.manifests.keep();
-        self.topology.namespaces_mut().for_each(Namespace::keep);
+        Ok(())
     }
 }
 

@@ -18,3 +18,4 @@ pub mod prog;
 pub mod server;
 pub mod topology;
 pub mod traffic;
+pub mod xdp_pass;

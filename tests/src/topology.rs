@@ -9,10 +9,13 @@
 //! The router knows neither pods nor Services, as routers outside clusters
 //! don't: a reply that leaves a node with a pod's address is lost.
 
+use crate::agent::BPF_FS;
 use crate::netns::{Namespace, Naming};
+use crate::xdp_pass::XdpPass;
 use anyhow::{Context as _, Result};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 /// How pods are connected to their node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +35,7 @@ pub struct Plan {
     pub pods: usize,
     /// Whether packets on the wire carry checksums that no one has completed,
     /// as between veths. XDP can't work with those, and no real wire has them.
+    /// Without, the wire is fit for XDP in other ways, too.
     pub offload: bool,
     /// What the namespaces are called.
     pub naming: Naming,
@@ -101,6 +105,7 @@ pub struct Topology {
     /// The nodes.
     pub nodes: Vec<Node>,
     plan: Plan,
+    far_ends: Vec<XdpPass>,
 }
 
 const NODES: [u8; 2] = [1, 2];
@@ -117,9 +122,10 @@ impl Topology {
         };
         let nodes =
             NODES.iter().map(|number| node(&router, *number, plan)).collect::<Result<_>>()?;
-        let mut topology = Self { client, client_addresses, router, nodes, plan };
+        let mut topology =
+            Self { client, client_addresses, router, nodes, plan, far_ends: Vec::new() };
         if !plan.offload {
-            topology.complete_checksums()?;
+            topology.make_fit_for_xdp()?;
         }
         for index in 0..topology.nodes.len() {
             for _ in 0..plan.pods {
@@ -144,23 +150,34 @@ impl Topology {
         self.nodes.iter().flat_map(|node| node.pods.iter().map(move |pod| (node, pod)))
     }
 
-    /// Every namespace.
-    pub fn namespaces_mut(&mut self) -> impl Iterator<Item = &mut Namespace> {
-        let nodes = self.nodes.iter_mut().flat_map(|node| {
-            std::iter::once(&mut node.netns).chain(node.pods.iter_mut().map(|pod| &mut pod.netns))
-        });
-        [&mut self.client, &mut self.router].into_iter().chain(nodes)
+    /// Lets every sender on the wire complete its checksums, and every far end
+    /// take what XDP programs of nodes send back.
+    fn make_fit_for_xdp(&mut self) -> Result<()> {
+        let ends = self.nodes.iter().map(|node| (&node.netns, "eth0".to_owned()));
+        let ports: Vec<String> = NODES.iter().map(|number| format!("node{number}")).collect();
+        let outside = [(&self.client, "eth0".to_owned()), (&self.router, "out".to_owned())];
+        let far = ports.iter().map(|port| (&self.router, port.clone()));
+        for (netns, device) in ends.chain(far).chain(outside) {
+            netns.output("ethtool", &["-K", &device, "tx", "off"])?;
+        }
+        for port in &ports {
+            self.far_ends.push(self.router.run(|| XdpPass::attach(port))??);
+        }
+        Ok(())
     }
 
-    /// Lets every sender on the wire complete its checksums. With GRO on, the
-    /// receiving end polls, without which a veth loses what its peer's XDP
-    /// program sends back.
-    fn complete_checksums(&self) -> Result<()> {
-        let ends = self.nodes.iter().map(|node| (&node.netns, "eth0".to_owned()));
-        let ports = NODES.iter().map(|number| (&self.router, format!("node{number}")));
-        let outside = [(&self.client, "eth0".to_owned()), (&self.router, "out".to_owned())];
-        for (netns, device) in ends.chain(ports).chain(outside) {
-            netns.output("ethtool", &["-K", &device, "tx", "off", "gro", "on"])?;
+    /// Leaves it standing when dropped.
+    pub fn keep(&mut self) -> Result<()> {
+        let pins = Path::new(BPF_FS).join(self.router.name());
+        std::fs::create_dir_all(&pins).with_context(|| format!("make {}", pins.display()))?;
+        for (index, far_end) in self.far_ends.iter().enumerate() {
+            far_end.pin(&pins.join(format!("pass{index}")))?;
+        }
+        self.client.keep();
+        self.router.keep();
+        for node in &mut self.nodes {
+            node.netns.keep();
+            node.pods.iter_mut().for_each(|pod| pod.netns.keep());
         }
         Ok(())
     }

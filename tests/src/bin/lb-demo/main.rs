@@ -43,14 +43,14 @@ fn run(keep: bool) -> Result<bool> {
     println!("cluster: two nodes with two pods each, a router, a client outside");
     let setup = Setup {
         plan: Plan { wiring: Wiring::Routed, pods: 2, offload: false, naming: NAMING },
-        agent: Options { xdp: "auto", tc: "auto" },
+        agent: Options { xdp: "native", tc: "auto" },
     };
     let mut cluster = Cluster::new(setup, |topology| scenarios::services(topology).into())?;
     picture(&cluster)?;
     let mut report = Report::default();
     let result = scenarios::run(&mut cluster, &mut report);
     if keep && !interrupt::seen() {
-        cluster.keep();
+        cluster.keep()?;
         how_to_look_around(&cluster);
     } else if result.is_ok() {
         scenarios::cleanup(cluster, &mut report)?;
