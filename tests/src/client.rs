@@ -6,9 +6,9 @@
 
 use crate::http::Message;
 use socket2::{Domain, Protocol, Socket, Type};
-use std::io::{self, BufReader, Write as _};
+use std::io::{self, BufReader, ErrorKind, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a request may take: far beyond what a healthy path needs, and
 /// below the second after which TCP repeats a lost SYN a second time.
@@ -41,6 +41,10 @@ impl Connection {
 
     /// Connects from a given port.
     pub fn open_from(port: u16, to: SocketAddr) -> io::Result<Self> {
+        when_free(|| Self::try_open_from(port, to))
+    }
+
+    fn try_open_from(port: u16, to: SocketAddr) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         socket.bind(&any(to, port).into())?;
@@ -72,7 +76,7 @@ impl Connection {
         .into_bytes();
         request.extend_from_slice(body);
         self.stream.write_all(&request)?;
-        let response = Message::read(&mut self.reader)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let response = Message::read(&mut self.reader)?.ok_or(ErrorKind::UnexpectedEof)?;
         if !response.start.starts_with("HTTP/1.1 200") {
             return Err(io::Error::other(response.start));
         }
@@ -80,7 +84,7 @@ impl Connection {
     }
 
     fn answer(&self, response: &Message) -> io::Result<Answer> {
-        let header = |name| response.header(name).ok_or(io::ErrorKind::InvalidData);
+        let header = |name| response.header(name).ok_or(ErrorKind::InvalidData);
         Ok(Answer {
             backend: header("x-backend")?.to_owned(),
             peer: header("x-peer")?.parse().map_err(io::Error::other)?,
@@ -120,7 +124,7 @@ impl Datagrams {
 
     /// Binds a given port, and connects.
     pub fn open_from(port: u16, to: SocketAddr) -> io::Result<Self> {
-        let socket = UdpSocket::bind(any(to, port))?;
+        let socket = when_free(|| UdpSocket::bind(any(to, port)))?;
         socket.connect(to)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         Ok(Self { socket })
@@ -135,7 +139,7 @@ impl Datagrams {
             let length = self.socket.recv(&mut buffer)?;
             let text = String::from_utf8_lossy(&buffer[..length]);
             let mut parts = text.splitn(3, ' ');
-            let mut part = || parts.next().ok_or(io::ErrorKind::InvalidData);
+            let mut part = || parts.next().ok_or(ErrorKind::InvalidData);
             let (backend, peer, echo) = (part()?, part()?, part()?);
             if echo == payload {
                 return Ok(Answer {
@@ -156,6 +160,24 @@ impl Datagrams {
 /// One datagram from a socket of its own.
 pub fn echo(to: SocketAddr) -> io::Result<Answer> {
     Datagrams::open(to)?.echo("hello")
+}
+
+/// Tries again while an address is in use: a socket that was closed lives on in
+/// a child process that another thread has just forked, until that child runs
+/// its program.
+fn when_free<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let begin = Instant::now();
+    loop {
+        match open() {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::AddrInUse | ErrorKind::AddrNotAvailable)
+                    && begin.elapsed() < PATIENCE =>
+            {
+                std::thread::yield_now();
+            }
+            result => return result,
+        }
+    }
 }
 
 fn any(like: SocketAddr, port: u16) -> SocketAddr {

@@ -7,8 +7,8 @@ use crate::netns::Naming;
 use crate::process::{Process, binary};
 use crate::topology::{Node, Plan, Pod, Topology, Wiring};
 use anyhow::{Context as _, Result, bail};
-use std::io::{BufRead as _, BufReader};
-use std::process::{ChildStdout, Stdio};
+use std::io::{BufRead as _, BufReader, PipeReader, Read as _};
+use std::process::Stdio;
 
 /// How the cluster is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,13 +60,10 @@ impl Cluster {
             topology: Topology::new(setup.plan)?,
             options: setup.agent,
         };
-        let mut waiting = Vec::new();
-        for (_, pod) in cluster.topology.pods() {
-            waiting.push(serve(pod)?);
-        }
-        for (process, stdout) in waiting {
-            await_ready(stdout)?;
-            cluster.servers.push(process);
+        let starting: Vec<Starting> =
+            cluster.topology.pods().map(|(_, pod)| serve(pod)).collect::<Result<_>>()?;
+        for server in starting {
+            cluster.servers.push(server.ready()?);
         }
         Ok(cluster)
     }
@@ -118,9 +115,8 @@ impl Cluster {
     /// Starts one more pod with its server; its place among the node's pods.
     pub fn add_pod(&mut self, node: usize) -> Result<usize> {
         let index = self.topology.add_pod(node)?;
-        let (process, stdout) = serve(self.pod(node, index))?;
-        await_ready(stdout)?;
-        self.servers.push(process);
+        let server = serve(self.pod(node, index))?;
+        self.servers.push(server.ready()?);
         Ok(index)
     }
 
@@ -134,22 +130,37 @@ impl Cluster {
     }
 }
 
-fn serve(pod: &Pod) -> Result<(Process, ChildStdout)> {
+/// A server that may not listen yet.
+struct Starting {
+    process: Process,
+    stdout: PipeReader,
+    stderr: PipeReader,
+}
+
+fn serve(pod: &Pod) -> Result<Starting> {
+    let (stdout, out) = std::io::pipe().context("make a pipe")?;
+    let (stderr, err) = std::io::pipe().context("make a pipe")?;
     let mut command = pod.netns.command(&binary("lb-test-server")?);
     command
         .arg(&pod.name)
         .arg(format!("http:{HTTP_TARGET}"))
         .arg(format!("udp:{UDP_TARGET}"))
         .stdin(Stdio::null())
-        .stdout(Stdio::piped());
-    Process::start_with_output(&mut command)
+        .stdout(out)
+        .stderr(err);
+    Ok(Starting { process: Process::start(&mut command)?, stdout, stderr })
 }
 
-fn await_ready(stdout: ChildStdout) -> Result<()> {
-    let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line).context("wait for a server")?;
-    if line.trim() != "ready" {
-        bail!("a server did not start");
+impl Starting {
+    /// Waits until it listens.
+    fn ready(mut self) -> Result<Process> {
+        let mut line = String::new();
+        BufReader::new(self.stdout).read_line(&mut line).context("wait for a server")?;
+        if line.trim() != "ready" {
+            let mut reason = String::new();
+            self.stderr.read_to_string(&mut reason).context("read what a server says")?;
+            bail!("a server did not start: {}", reason.trim());
+        }
+        Ok(self.process)
     }
-    Ok(())
 }

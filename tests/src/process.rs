@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
 /// A child process.
@@ -23,13 +23,6 @@ impl Process {
         let child = command.process_group(0).spawn();
         let child = child.with_context(|| format!("start {command:?}"))?;
         Ok(Self { child, keep: false })
-    }
-
-    /// Starts one whose output is piped.
-    pub fn start_with_output(command: &mut Command) -> Result<(Self, ChildStdout)> {
-        let mut process = Self::start(command)?;
-        let stdout = process.child.stdout.take().context("its output is not piped")?;
-        Ok((process, stdout))
     }
 
     /// Its process id.

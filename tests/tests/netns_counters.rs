@@ -2,12 +2,14 @@
 //! other.
 
 use anyhow::{Context as _, Result, ensure};
+use lb_tests::client::{Answer, Datagrams};
 use lb_tests::cluster::{Cluster, Setup};
 use lb_tests::manifest::Service;
 use lb_tests::privilege::root_or_skip;
 use lb_tests::topology::Wiring;
 use lb_tests::traffic::{Kind, Tally};
 use serde_json::Value;
+use std::net::SocketAddr;
 
 const REQUESTS: u64 = 50;
 
@@ -39,9 +41,16 @@ fn counters(setup: Setup) -> Result<()> {
             (&cluster.topology.client, node[0], port),
             (&cluster.topology.client, node[1], port),
         ] {
-            let tally = Tally::of(netns, kind, (address, port).into(), REQUESTS)?;
-            ensure!(tally.failures.is_empty(), "{:?}", tally.failures);
-            all.merge(tally);
+            let to = (address, port).into();
+            match kind {
+                Kind::Http => all.merge(Tally::of(netns, kind, to, REQUESTS)?),
+                Kind::Udp => {
+                    for port in 40_000..40_000 + REQUESTS {
+                        all.answer(netns.run(|| echo_from(port, to))??);
+                    }
+                }
+            }
+            ensure!(all.failures.is_empty(), "{:?}", all.failures);
         }
     }
     let services = cluster.agents[0].services()?;
@@ -57,6 +66,13 @@ fn counters(setup: Setup) -> Result<()> {
         ensure!(number(&service, "connections")? == 0, "counted on the wrong node: {service:#}");
     }
     Ok(())
+}
+
+/// From a port that no other request has: a port that happens to be taken twice
+/// would be one flow of two datagrams.
+fn echo_from(port: u64, to: SocketAddr) -> std::io::Result<Answer> {
+    let port = u16::try_from(port).map_err(std::io::Error::other)?;
+    Datagrams::open_from(port, to)?.echo("hello")
 }
 
 fn agree(service: &Value, kind: Kind, all: &Tally) -> Result<()> {
