@@ -48,7 +48,10 @@ pub(crate) fn all(seconds: u32) -> Result<usize> {
 
 fn fuzz(targets: &[&String], seconds: u32) -> Result<()> {
     let mut build = shell::cargo();
-    build.args(["build", "--release", "--manifest-path", "fuzz/Cargo.toml"]);
+    let host = host()?;
+    // With a target named, the flags are for the targets alone: build scripts
+    // would not link with them.
+    build.args(["build", "--release", "--manifest-path", "fuzz/Cargo.toml", "--target", &host]);
     shell::run(build.env("RUSTFLAGS", RUSTFLAGS))?;
     for name in targets {
         println!("fuzz: {name} for {seconds} s");
@@ -57,7 +60,7 @@ fn fuzz(targets: &[&String], seconds: u32) -> Result<()> {
         for dir in [&found, &crashes] {
             std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
         }
-        let binary = directory().join("target/release").join(name);
+        let binary = directory().join("target").join(&host).join("release").join(name);
         let mut fuzz = shell::command(&binary.to_string_lossy());
         fuzz.arg(&found);
         let seeds = directory().join("corpus").join(name);
@@ -72,6 +75,13 @@ fn fuzz(targets: &[&String], seconds: u32) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// The name of the platform that this is.
+fn host() -> Result<String> {
+    let mut rustc = shell::command("rustc");
+    let name = shell::output(rustc.args(["--print", "host-tuple"]));
+    Ok(name.context("ask rustc for the name of this platform")?.trim().to_owned())
 }
 
 /// The names of the targets: one file each.
