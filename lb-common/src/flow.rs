@@ -180,6 +180,12 @@ const SECOND: u64 = 1_000_000_000;
 /// How often a row's [`Flow::last_used`] is brought up to date, in nanoseconds.
 pub const TOUCH_INTERVAL: u64 = SECOND;
 
+/// How long a port of this node rests, while others are free, after the flow
+/// that had it was closed, in nanoseconds: a backend that closed first keeps
+/// the tuple for this time (Linux's `TCP_TIMEWAIT_LEN`) and would not take a
+/// stranger's first segment for a new connection.
+pub const TIME_WAIT: u64 = 60 * SECOND;
+
 /// After which silence another connection may take over the flow's tuple, in
 /// nanoseconds. The values are those of the kernel's conntrack as kube-proxy
 /// sets it (established 24 h), `nf_conntrack_tcp_timeout_syn_sent` (120 s) and

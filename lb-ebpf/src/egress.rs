@@ -78,10 +78,19 @@ fn towards_backend<A: Family>(
     if row.flags & (flag::NO_SNAT | flag::DIRECT) != 0 {
         return Verdict::Passed;
     }
-    let Some(snat) = snat_address(departure.ifindex, row) else {
-        row.flags |= flag::NO_SNAT;
+    // SAFETY: the row is copied at once; the agent replaces rows whole.
+    let Some(interface) = unsafe { LB_INTERFACES.get(&departure.ifindex) }.copied() else {
         return Verdict::Passed;
     };
+    if !misses_this_node(departure.ifindex, &interface, row) {
+        row.flags |= flag::NO_SNAT;
+        return Verdict::Passed;
+    }
+    let snat = A::snat_of(&interface);
+    if snat == A::NONE {
+        // The node has no address yet; a later packet may find one.
+        return Verdict::Passed;
+    }
     row.last_used = departure.now;
     // XDP meets the forward row, and can finish the flow once it has the port.
     let other = row.forward_key();
@@ -92,17 +101,13 @@ fn towards_backend<A: Family>(
     Verdict::SourceTranslated
 }
 
-/// The address that must take the client's place, if one must, since the reply
-/// would not come back through this node: for a client that is its own
-/// backend, for one behind the same interface as the backend, and for one from
-/// outside whose backend is not a pod of this node.
+/// Whether the backend's reply would miss this node: to a client that is its
+/// own backend, to one behind the same interface as the backend, and to one
+/// from outside if the backend is not a pod of this node.
 #[inline(always)]
-fn snat_address<A: Family>(ifindex: u32, row: &Flow<A>) -> Option<A> {
-    // SAFETY: the row is copied at once; the agent replaces rows whole.
-    let interface: Interface = *unsafe { LB_INTERFACES.get(&ifindex) }?;
+fn misses_this_node<A: Family>(ifindex: u32, interface: &Interface, row: &Flow<A>) -> bool {
     let hairpin = row.client == row.backend_addr;
     let one_armed = row.ifindex == ifindex;
     let beyond = row.flags & flag::EXTERNAL != 0 && interface.role != role::POD;
-    let address = A::snat_of(&interface);
-    ((hairpin || one_armed || beyond) && address != A::NONE).then_some(address)
+    hairpin || one_armed || beyond
 }

@@ -5,8 +5,10 @@ use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
 use lb_common::{Address, BePort, Flow, FlowKey, Frontend, FrontendKey, Interface, Tuple, V4, V6};
 
 use crate::maps::{
-    LB_FLOWS_V4, LB_FLOWS_V6, LB_FRONTENDS_V4, LB_FRONTENDS_V6, LB_SCRATCH_V4, LB_SCRATCH_V6,
+    LB_FLOWS_V4, LB_FLOWS_V6, LB_FRONTENDS_V4, LB_FRONTENDS_V6, LB_PACKET_V4, LB_PACKET_V6,
+    LB_SCRATCH_V4, LB_SCRATCH_V6,
 };
+use crate::packet::{self, Packet, Window};
 
 /// An address family, with the maps that hold its rows.
 pub(crate) trait Family: Address + 'static {
@@ -21,6 +23,10 @@ pub(crate) trait Family: Address + 'static {
     fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>>;
     /// Room for a flow row.
     fn scratch() -> &'static PerCpuArray<Flow<Self>>;
+    /// The parser of this family, for an IP header at `l3`.
+    fn parse(window: Window, l3: usize) -> Option<Packet<Self>>;
+    /// Room for what it finds.
+    fn packet() -> &'static PerCpuArray<Packet<Self>>;
     /// The address that an interface offers for source translation.
     fn snat_of(interface: &Interface) -> Self;
     /// A tuple as the socket lookup helpers take it.
@@ -53,6 +59,16 @@ impl Family for V4 {
     #[inline(always)]
     fn scratch() -> &'static PerCpuArray<Flow<Self>> {
         &LB_SCRATCH_V4
+    }
+
+    #[inline(always)]
+    fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
+        packet::parse_v4(window, l3)
+    }
+
+    #[inline(always)]
+    fn packet() -> &'static PerCpuArray<Packet<Self>> {
+        &LB_PACKET_V4
     }
 
     #[inline(always)]
@@ -97,6 +113,16 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
+        packet::parse_v6(window, l3)
+    }
+
+    #[inline(always)]
+    fn packet() -> &'static PerCpuArray<Packet<Self>> {
+        &LB_PACKET_V6
+    }
+
+    #[inline(always)]
     fn snat_of(interface: &Interface) -> Self {
         Self(interface.snat_v6)
     }
@@ -116,6 +142,13 @@ impl Family for V6 {
         params.__bindgen_anon_3.ipv6_src = src.0;
         params.__bindgen_anon_4.ipv6_dst = dst.0;
     }
+}
+
+/// The packet in the window, if it is TCP or UDP over this family.
+#[inline(always)]
+pub(crate) fn parse<A: Family>(window: Window, l3: usize) -> Option<&'static Packet<A>> {
+    let packet = A::parse(window, l3)?;
+    Some(packet::forget_the_way(packet, A::packet().get_ptr_mut(0)?))
 }
 
 /// A port of [`Tuple`], as a number, widened for arithmetic.

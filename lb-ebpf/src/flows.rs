@@ -3,7 +3,7 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use lb_common::flow::{TOUCH_INTERVAL, flag};
+use lb_common::flow::{TIME_WAIT, TOUCH_INTERVAL, flag};
 use lb_common::limits::{REVERSE_TRIES, SNAT_TRIES};
 use lb_common::{BePort, Direction, Flow, FlowKey, Tuple, tcp};
 
@@ -82,7 +82,7 @@ pub(crate) fn note<A: Family>(
 
 /// Brings another row of `row`'s flow up to date: it ages and closes with it,
 /// and being looked up keeps it from being evicted while only one direction
-/// has traffic.
+/// has traffic. If it was evicted nonetheless it is made again.
 #[inline(always)]
 pub(crate) fn touch<A: Family>(key: &FlowKey<A>, row: &Flow<A>) {
     if let Some(twin) = A::flows().get_ptr_mut(key) {
@@ -92,6 +92,14 @@ pub(crate) fn touch<A: Family>(key: &FlowKey<A>, row: &Flow<A>) {
             twin.tcp |= row.tcp;
             twin.last_used = row.last_used;
         }
+    } else if !tcp::is_closed(row.tcp)
+        && let Some(copy) = A::scratch().get_ptr_mut(0)
+    {
+        // SAFETY: this CPU's only user of the scratch row is this run.
+        let copy = unsafe { &mut *copy };
+        *copy = *row;
+        copy.flags &= !flag::RESTORE;
+        add(key, copy);
     }
 }
 
@@ -162,6 +170,9 @@ fn claim_reverse<A: Family>(flow: &Flow<A>, now: u64) -> Claim {
                 return Claim::Taken;
             }
             forget_forward(holder);
+            // Another CPU may want it too: whoever adds first has it.
+            remove(&key);
+            return if add(&key, flow) { Claim::Mine } else { Claim::Taken };
         }
     }
     if put(&key, flow) { Claim::Mine } else { Claim::Failed }
@@ -200,15 +211,18 @@ pub(crate) fn masquerade<A: Family>(
     let mut n = 0;
     while n < SNAT_TRIES {
         flow.snat_port = random_port();
-        if reserve_restore(flow) {
+        let silence = if n < SNAT_TRIES / 2 { TIME_WAIT } else { 0 };
+        if reserve_restore(flow, silence) {
             if !in_use(&flow.masqueraded().reversed()) {
                 row.snat = snat;
                 row.snat_port = flow.snat_port;
                 if let Some(twin) = A::flows().get_ptr_mut(other) {
                     // SAFETY: the kernel keeps the element's memory valid for this run.
                     let twin = unsafe { &mut *twin };
-                    twin.snat = snat;
-                    twin.snat_port = flow.snat_port;
+                    if same_run(twin, flow) {
+                        twin.snat = snat;
+                        twin.snat_port = flow.snat_port;
+                    }
                 }
                 return Ok(());
             }
@@ -220,9 +234,9 @@ pub(crate) fn masquerade<A: Family>(
 }
 
 /// Reserves the tuple of replies to the flow's masqueraded packets, from
-/// nobody or from a flow that is over.
+/// nobody or from a flow that has been over for `silence` nanoseconds.
 #[inline(always)]
-fn reserve_restore<A: Family>(flow: &Flow<A>) -> bool {
+fn reserve_restore<A: Family>(flow: &Flow<A>, silence: u64) -> bool {
     let key = flow.restore_key();
     if add(&key, flow) {
         return true;
@@ -234,7 +248,13 @@ fn reserve_restore<A: Family>(flow: &Flow<A>) -> bool {
     let live = A::flows().get_ptr_mut(&holder.reverse_key()).is_some_and(|row| {
         // SAFETY: as above.
         let row = unsafe { &*row };
-        row.snat_port == flow.snat_port && !row.is_over(flow.last_used)
+        let age = flow.last_used.saturating_sub(row.last_used);
+        row.snat_port == flow.snat_port && (age < silence || !row.is_over(flow.last_used))
     });
-    !live && put(&key, flow)
+    if live {
+        return false;
+    }
+    // Another CPU may want it too: whoever adds first has it.
+    remove(&key);
+    add(&key, flow)
 }

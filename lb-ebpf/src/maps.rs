@@ -1,5 +1,6 @@
 //! Every map. Sizes are the defaults: the agent overrides them at load.
 
+use crate::packet::Packet;
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
@@ -73,6 +74,12 @@ pub(crate) static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_e
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
 pub(crate) static LB_SCRATCH_V6: PerCpuArray<Flow<V6>> = PerCpuArray::with_max_entries(1, 0);
+/// Room for what the parser found.
+#[map]
+pub(crate) static LB_PACKET_V4: PerCpuArray<Packet<V4>> = PerCpuArray::with_max_entries(1, 0);
+/// Room for what the parser found.
+#[map]
+pub(crate) static LB_PACKET_V6: PerCpuArray<Packet<V6>> = PerCpuArray::with_max_entries(1, 0);
 /// Room for the packet that an ICMP error quotes.
 #[map]
 pub(crate) static LB_QUOTE: PerCpuArray<[u64; 256]> = PerCpuArray::with_max_entries(1, 0);

@@ -134,6 +134,18 @@ pub(crate) const V6_ADDRESSES: usize = 8;
 /// Length of the fixed IPv6 header.
 pub(crate) const V6_LEN: usize = Ipv6Hdr::LEN;
 
+/// Passes a packet through memory, to make the verifier forget how it was
+/// parsed. It would follow every way through the headers to the end of the
+/// program separately; now it follows one. (A volatile write: what is read
+/// behind it comes from memory.)
+#[inline(always)]
+pub(crate) fn forget_the_way<A>(packet: Packet<A>, memory: *mut Packet<A>) -> &'static Packet<A> {
+    // SAFETY: the caller's memory is valid for a packet, and nobody else's.
+    unsafe { memory.write_volatile(packet) };
+    // SAFETY: as above, and just written; it stays so for this run.
+    unsafe { &*memory }
+}
+
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct AddressPair<A> {

@@ -12,7 +12,7 @@ use lb_common::{Address, Tuple, V4, V6, tcp};
 use crate::family::Family;
 use crate::packet::{Packet, TCP};
 use crate::quote;
-use crate::rewrite::{TCP_CHECKSUM, store};
+use crate::rewrite::{TCP_CHECKSUM, UDP_CHECKSUM, store};
 
 /// Time to live of what we send: the recommended default (RFC 1700).
 const TTL: u8 = 64;
@@ -224,6 +224,13 @@ fn unreachable<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usi
     let to = packet.tuple.reversed();
     let l4 = l3 + A::HEADER_LEN;
     let quoted = quote::take(skb, l3, len)?;
+    // A device that completes the checksum of the packet as it was writes to
+    // an unused field of the error, where it must find the pseudo-header's sum
+    // to leave a valid message; and it counts on the header's place.
+    let partial = is_partial(skb, packet.l4 + UDP_CHECKSUM)?;
+    if partial && packet.l4 != l4 {
+        return None;
+    }
     let total = l4 as u32 + ICMP_LEN as u32 + len;
     // SAFETY: the context is valid; the helper checks the length.
     if unsafe { bpf_skb_change_tail(skb, total, 0) } != 0 {
@@ -234,7 +241,9 @@ fn unreachable<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usi
     A::store_header(skb, l3, &to, A::ICMP, icmp_len)?;
     let [kind, code] = A::PORT_UNREACHABLE;
     let start = u16::from_ne_bytes([kind, code]);
-    let sum = u64::from(start) + quoted + A::icmp_pseudo_header(&to, icmp_len);
-    store(skb, l4, &[start, !fold(sum), 0, 0], 0)?;
+    let pseudo = A::icmp_pseudo_header(&to, icmp_len);
+    let unused = if partial { fold(pseudo) } else { 0 };
+    let sum = u64::from(start) + u64::from(unused) + quoted + pseudo;
+    store(skb, l4, &[start, !fold(sum), 0, unused], 0)?;
     quote::put(skb, l4 + ICMP_LEN, len)
 }

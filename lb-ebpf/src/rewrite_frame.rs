@@ -99,15 +99,23 @@ pub(crate) fn checksum_is_partial<A: Address>(window: Window, packet: &Packet<A>
     unsafe { *field == csum::pseudo_header(tuple.src, tuple.dst, packet.proto, transport_len) }
 }
 
+/// Offset of the transport header, within bounds that the verifier can follow:
+/// an Ethernet header and the longest IPv4 header come to 74 bytes, and IPv6 is
+/// handled without extension headers only.
+#[inline(always)]
+fn transport<A>(packet: &Packet<A>) -> usize {
+    packet.l4 & 0x7f
+}
+
 /// The transport checksum.
 #[inline(always)]
 fn checksum<A: Address>(window: Window, packet: &Packet<A>) -> Option<*mut u16> {
     if packet.proto == TCP {
-        let header = window.at::<TcpHeader>(packet.l4)?;
+        let header = window.at::<TcpHeader>(transport(packet))?;
         // SAFETY: `at` checked that the whole header is inside the frame.
         Some(unsafe { &raw mut (*header).checksum })
     } else {
-        let header = window.at::<UdpHeader>(packet.l4)?;
+        let header = window.at::<UdpHeader>(transport(packet))?;
         // SAFETY: as above.
         Some(unsafe { &raw mut (*header).checksum })
     }
@@ -127,7 +135,7 @@ pub(crate) fn frame<A: FrameFamily>(
     let ports = port_diff(from.sport, to.sport) + port_diff(from.dport, to.dport);
     let ethernet = window.at::<Macs>(0)?;
     let field = checksum(window, packet)?;
-    let header = window.at::<[u16; 2]>(packet.l4)?;
+    let header = window.at::<[u16; 2]>(transport(packet))?;
     A::hop(window)?;
     A::store_addresses(window, to.src, to.dst, addresses)?;
     // SAFETY: `at` and `checksum` checked the bounds of all three.

@@ -11,12 +11,12 @@ use aya_ebpf::programs::TcContext;
 use lb_common::{Hook, Tuple, V4, V6, Verdict};
 
 use crate::egress::{self, Departure};
-use crate::family::Family;
-use crate::fragments;
+use crate::family::{self, Family};
+use crate::fragments::{self, FragmentFamily};
 use crate::ingress::{self, Arrival};
 use crate::log;
-use crate::packet::{self, ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, Window};
-use crate::refuse;
+use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, Window};
+use crate::refuse::{self, RefuseFamily};
 use crate::rewrite::{self, RewriteFamily};
 use crate::stats::{self, Size};
 
@@ -29,23 +29,10 @@ const NEXT: i32 = -1;
 const LINEAR: u32 = 14 + 40 + 60 + 20;
 
 /// What both families need, to write the hooks once.
-trait TcFamily: Family + RewriteFamily + refuse::RefuseFamily + fragments::FragmentFamily {
-    fn parse(window: Window, l3: usize) -> Option<Packet<Self>>;
-}
+trait TcFamily: Family + RewriteFamily + RefuseFamily + FragmentFamily {}
 
-impl TcFamily for V4 {
-    #[inline(always)]
-    fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
-        packet::parse_v4(window, l3)
-    }
-}
-
-impl TcFamily for V6 {
-    #[inline(always)]
-    fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
-        packet::parse_v6(window, l3)
-    }
-}
+impl TcFamily for V4 {}
+impl TcFamily for V6 {}
 
 #[inline(always)]
 fn skb(ctx: &TcContext) -> *mut __sk_buff {
@@ -120,27 +107,27 @@ pub(crate) fn ingress<const L3: usize>(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
-    let Some(packet) = A::parse(window(ctx), L3) else {
+    let Some(packet) = family::parse::<A>(window(ctx), L3) else {
         return finish(Hook::Ingress, Verdict::Passed);
     };
     if packet.fragment == Fragment::Later {
-        return finish(Hook::Ingress, fragments::later(skb(ctx), &packet, L3, Hook::Ingress));
+        return finish(Hook::Ingress, fragments::later(skb(ctx), packet, L3, Hook::Ingress));
     }
     // SAFETY: the kernel keeps the context valid during the run.
     let ifindex = unsafe { (*skb(ctx)).ifindex };
-    let arrival = Arrival { ifindex, now: now(), size: size(ctx, &packet, L3) };
+    let arrival = Arrival { ifindex, now: now(), size: size(ctx, packet, L3) };
     let mut to = packet.tuple;
-    let verdict = ingress::decide(&packet, &arrival, &mut to);
+    let verdict = ingress::decide(packet, &arrival, &mut to);
     if matches!(verdict, Verdict::RefusedNoBackend | Verdict::RefusedUnknownPort) {
         stats::verdict(Hook::Ingress, verdict);
-        return if refuse::answer(skb(ctx), &packet, L3) {
+        return if refuse::answer(skb(ctx), packet, L3) {
             // SAFETY: the answer goes out where the packet came in.
             unsafe { bpf_redirect(ifindex, 0) as i32 }
         } else {
             TC_ACT_SHOT
         };
     }
-    finish(Hook::Ingress, apply(ctx, &packet, &to, verdict, L3, Hook::Ingress))
+    finish(Hook::Ingress, apply(ctx, packet, &to, verdict, L3, Hook::Ingress))
 }
 
 /// The egress hook.
@@ -155,23 +142,23 @@ pub(crate) fn egress<const L3: usize>(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn egress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
-    let Some(packet) = A::parse(window(ctx), L3) else {
+    let Some(packet) = family::parse::<A>(window(ctx), L3) else {
         return finish(Hook::Egress, Verdict::Passed);
     };
     if packet.fragment == Fragment::Later {
-        return finish(Hook::Egress, fragments::later(skb(ctx), &packet, L3, Hook::Egress));
+        return finish(Hook::Egress, fragments::later(skb(ctx), packet, L3, Hook::Egress));
     }
     // SAFETY: the kernel keeps the context valid during the run.
     let ifindex = unsafe { (*skb(ctx)).ifindex };
-    let departure = Departure { ifindex, now: now(), size: size(ctx, &packet, L3) };
+    let departure = Departure { ifindex, now: now(), size: size(ctx, packet, L3) };
     let mut to = packet.tuple;
-    let verdict = egress::decide(&packet, &departure, &mut to, |tuple| {
+    let verdict = egress::decide(packet, &departure, &mut to, |tuple| {
         has_socket(skb(ctx), tuple, packet.proto)
     });
     if verdict == Verdict::DroppedNoPort {
         log::no_source_port(ctx, &packet.tuple, departure.now);
     }
-    finish(Hook::Egress, apply(ctx, &packet, &to, verdict, L3, Hook::Egress))
+    finish(Hook::Egress, apply(ctx, packet, &to, verdict, L3, Hook::Egress))
 }
 
 /// Rewrites the packet to `to` where the verdict lets it go on.

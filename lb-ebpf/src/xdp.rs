@@ -14,10 +14,10 @@ use lb_common::value::role;
 use lb_common::{Direction, Flow, FrontendKey, Hook, Interface, Tuple, V4, V6, Verdict, tcp};
 
 use crate::ETHERNET;
-use crate::family::Family;
+use crate::family::{self, Family};
 use crate::ingress::{self, Arrival};
 use crate::maps::LB_INTERFACES;
-use crate::packet::{self, ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, V6_LEN, Window};
+use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, V6_LEN, Window};
 use crate::rewrite_frame::{self, FrameFamily, Macs};
 use crate::stats::{self, Size};
 use crate::{filter, flows};
@@ -27,7 +27,6 @@ trait XdpFamily: Family + FrameFamily {
     /// Whether nothing stands between the IP header and the transport header
     /// that the stack should see to.
     fn is_plain(packet: &Packet<Self>) -> bool;
-    fn parse(window: Window, l3: usize) -> Option<Packet<Self>>;
 }
 
 impl XdpFamily for V4 {
@@ -35,22 +34,12 @@ impl XdpFamily for V4 {
     fn is_plain(packet: &Packet<Self>) -> bool {
         packet.fragment == Fragment::Whole
     }
-
-    #[inline(always)]
-    fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
-        packet::parse_v4(window, l3)
-    }
 }
 
 impl XdpFamily for V6 {
     #[inline(always)]
     fn is_plain(packet: &Packet<Self>) -> bool {
         packet.l4 == ETHERNET + V6_LEN
-    }
-
-    #[inline(always)]
-    fn parse(window: Window, l3: usize) -> Option<Packet<Self>> {
-        packet::parse_v6(window, l3)
     }
 }
 
@@ -60,8 +49,8 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
     const ETHERTYPE: usize = 12;
     let window = Window { start: ctx.data(), end: ctx.data_end() };
     let (verdict, action) = match window.read::<u16>(ETHERTYPE) {
-        Some(ETHERTYPE_V4) => family::<V4>(ctx, window),
-        Some(ETHERTYPE_V6) => family::<V6>(ctx, window),
+        Some(ETHERTYPE_V4) => of_family::<V4>(ctx, window),
+        Some(ETHERTYPE_V6) => of_family::<V6>(ctx, window),
         _ => to_stack(Verdict::Passed),
     };
     stats::verdict(Hook::Xdp, verdict);
@@ -75,14 +64,16 @@ fn to_stack(verdict: Verdict) -> (Verdict, u32) {
 }
 
 #[inline(always)]
-fn family<A: XdpFamily>(ctx: &XdpContext, window: Window) -> (Verdict, u32) {
-    let Some(packet) = A::parse(window, ETHERNET) else { return to_stack(Verdict::Passed) };
+fn of_family<A: XdpFamily>(ctx: &XdpContext, window: Window) -> (Verdict, u32) {
+    let Some(packet) = family::parse::<A>(window, ETHERNET) else {
+        return to_stack(Verdict::Passed);
+    };
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
-    if !ingress::concerns(&packet, socket, address) {
+    if !ingress::concerns(packet, socket, address) {
         return to_stack(Verdict::Passed);
     }
-    match ours(ctx, window, &packet, socket) {
+    match ours(ctx, window, packet, socket) {
         Ok(result) => result,
         Err(verdict) => to_stack(verdict),
     }
@@ -112,7 +103,7 @@ fn ours<A: XdpFamily>(
         Some(row) if row.flags & flag::RESTORE != 0 => {
             return returned(ctx, window, packet, row, &arrival);
         }
-        Some(row) if ingress::holds(packet, row) => row,
+        Some(row) if ingress::holds(packet, row, now) => row,
         _ => begin(packet, &arrival, socket)?,
     };
     if row.flags & (flag::DIRECT | flag::NO_SNAT) != 0 {
