@@ -50,6 +50,8 @@ pub struct NetworkWatcher {
     options: WatchOptions,
     facts: Facts,
     state: NetworkState,
+    /// What changed and could not be read yet.
+    unread: Stale,
 }
 
 /// What a change makes worth reading again.
@@ -59,13 +61,20 @@ struct Stale {
     routes: bool,
 }
 
+impl Stale {
+    const fn any(self) -> bool {
+        self.links || self.routes
+    }
+}
+
 impl NetworkWatcher {
     /// Subscribes, then reads what is there. Needs a tokio runtime.
     pub fn new(options: WatchOptions) -> Result<Self, NetlinkError> {
         let socket = subscribe()?;
-        let mut watcher =
-            Self { socket, options, facts: Facts::default(), state: NetworkState::default() };
-        watcher.read(Stale { links: true, routes: true })?;
+        let (facts, state) = (Facts::default(), NetworkState::default());
+        let unread = Stale { links: true, routes: true };
+        let mut watcher = Self { socket, options, facts, state, unread };
+        watcher.read()?;
         Ok(watcher)
     }
 
@@ -82,25 +91,30 @@ impl NetworkWatcher {
     }
 
     /// Waits until the state is another than [`state`](Self::state) was, and
-    /// returns the new one. Cancelling it loses nothing.
+    /// returns the new one. After an error it reads again at once what it could
+    /// not read, and returns the state as it then is. Cancelling it loses nothing.
     pub async fn changed(&mut self) -> Result<&NetworkState, NetlinkError> {
+        if self.unread.any() {
+            self.read()?;
+            return Ok(&self.state);
+        }
         loop {
-            let stale = {
+            {
                 let ready = self.socket.readable().await;
                 let mut ready = ready.map_err(|source| socket_error("wait for changes", source))?;
-                let stale = drain(self.socket.get_ref())?;
+                drain(self.socket.get_ref(), &mut self.unread)?;
                 ready.clear_ready();
-                stale
-            };
-            if self.read(stale)? {
+            }
+            if self.read()? {
                 return Ok(&self.state);
             }
         }
     }
 
-    /// Reads what is stale; true if the state changed.
-    fn read(&mut self, stale: Stale) -> Result<bool, NetlinkError> {
-        if !stale.links && !stale.routes {
+    /// Reads what is unread; true if the state changed.
+    fn read(&mut self) -> Result<bool, NetlinkError> {
+        let stale = self.unread;
+        if !stale.any() {
             return Ok(false);
         }
         let links = decode::links()?;
@@ -112,6 +126,7 @@ impl NetworkWatcher {
         }
         self.facts.links = links;
         self.facts.addresses = decode::addresses()?;
+        self.unread = Stale::default();
         Ok(self.interpret())
     }
 
@@ -145,23 +160,22 @@ fn subscribe() -> Result<AsyncFd<Socket>, NetlinkError> {
     socket.map_err(|error| socket_error("watch a socket", error.into()))
 }
 
-/// Takes every message that waits.
-fn drain(socket: &Socket) -> Result<Stale, NetlinkError> {
-    let mut stale = Stale::default();
+/// Takes every message that waits, and notes in `stale` what they change.
+fn drain(socket: &Socket, stale: &mut Stale) -> Result<(), NetlinkError> {
     loop {
         match socket.recv_from_full() {
             Ok((datagram, _)) => {
                 let mut rest = datagram.as_slice();
                 while let Some((message, after)) = split(rest) {
-                    note(&message, &mut stale);
+                    note(&message, stale);
                     rest = after;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(stale),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // Messages were lost: anything may have changed.
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                stale = Stale { links: true, routes: true };
+                *stale = Stale { links: true, routes: true };
             }
             Err(source) => return Err(socket_error("receive changes", source)),
         }
