@@ -4,7 +4,7 @@
 use super::clsact::Clsact;
 use super::pins::list;
 use super::sys;
-use super::{DataplaneError, PinDir, attach, bpffs};
+use super::{DataplaneError, PinDir, abi, attach, bpffs};
 use crate::netlink;
 use aya::maps::MapInfo;
 use std::fmt;
@@ -67,6 +67,15 @@ pub fn cleanup(pin_dir: &Path) -> Result<CleanupReport, DataplaneError> {
 
 fn remove_filters(pins: &PinDir, report: &mut CleanupReport) -> Result<(), DataplaneError> {
     let mut clsact = Clsact::open(pins)?;
+    let elsewhere =
+        abi::read(pins)?.is_some_and(|made| made.namespace != abi::Abi::current().namespace);
+    if elsewhere && !clsact.interfaces().is_empty() {
+        report.removed.push(
+            "not the clsact filters in the agent's network namespace, which is another: run this \
+             in it too, unless it is gone (`nsenter --net=/run/netns/NAME`)"
+                .to_owned(),
+        );
+    }
     for (index, name) in netlink::interfaces()? {
         match clsact.detach(index) {
             Ok(0) => {}
