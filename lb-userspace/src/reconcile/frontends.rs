@@ -31,7 +31,11 @@ pub(super) fn rows_of(
     for &addr in &service.cluster_ips {
         let port = FrontendId { addr, port: service.port, proto };
         rows.push((port, row(frontend_kind::CLUSTER_IP)));
-        rows.push((FrontendId::address(addr), Frontend::default()));
+        // The other ports of an address of the node's own are not ours to
+        // refuse: an administrator may be on one of them.
+        if !facts.node_addresses.contains(&addr) {
+            rows.push((FrontendId::address(addr), Frontend::default()));
+        }
     }
     if let Some(port) = service.node_port {
         let families = families(service);
@@ -125,6 +129,7 @@ impl Claims {
         for (id, row) in owned {
             let address = FrontendId::address(id.addr);
             let whole = row.kind == frontend_kind::CLUSTER_IP;
+            let whole = whole && programmed.contains_key(&address);
             let kept = self.claim_one(*id, *row).is_ok();
             // Without room for the row of the address, unknown ports of it are
             // routed on: better than to take the Service port out of service.

@@ -1,6 +1,7 @@
 //! Any sequence of desired states, with a packet between any two writes, and
 //! an agent that dies between any two writes.
 
+mod keep;
 mod kernel;
 
 use super::adopt::adopt;
