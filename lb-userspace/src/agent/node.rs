@@ -105,6 +105,10 @@ impl Node {
             retry: None,
             recheck: None,
         };
+        if source.snapshot.lost {
+            // What can't be read may be what is in force.
+            node.programmer.hold();
+        }
         node.take(&source.snapshot);
         node.facts = facts(node.network.state());
         node.apply();
@@ -168,6 +172,9 @@ impl Node {
 
     /// Compiles what was read; true if other interfaces are uplinks now.
     fn take(&mut self, snapshot: &Snapshot) -> bool {
+        if !snapshot.lost {
+            self.programmer.release();
+        }
         let (desired, more) = compile(&snapshot.objects, &self.compile);
         self.desired = desired;
         self.problems = snapshot.problems.iter().cloned().chain(more).collect();
@@ -206,6 +213,7 @@ impl Node {
                     duration_seconds: applied.duration.as_secs_f64(),
                     changed: applied.changed,
                 };
+                self.report.set_held(self.programmer.held());
                 self.report.set_sync(sync, &self.problems, &applied.refused);
                 self.check_system();
             }

@@ -21,6 +21,7 @@ pub(super) struct Report {
 struct Warnings {
     lasting: Option<String>,
     node: Option<String>,
+    held: Option<String>,
     system: Vec<String>,
 }
 
@@ -60,6 +61,18 @@ impl Report {
     pub(super) fn set_missing_node(&mut self, name: Option<&str>) {
         self.warnings.node = name.map(|name| {
             format!("no Node object is named {name}: uplinks are told from other interfaces alone")
+        });
+        self.publish();
+    }
+
+    /// How many Service ports stay as an earlier agent left them, for want of
+    /// readable manifests.
+    pub(super) fn set_held(&mut self, count: usize) {
+        self.warnings.held = (count > 0).then(|| {
+            format!(
+                "{count} Service ports stay as they were before the start, as not all manifests \
+                 can be read and those that can say nothing of them"
+            )
         });
         self.publish();
     }
@@ -138,8 +151,9 @@ impl Report {
 
     /// Logs what is new and what is over, and updates the status.
     fn publish(&mut self) {
-        let Warnings { lasting, node, system } = &self.warnings;
-        let warnings: Vec<String> = lasting.iter().chain(node).chain(system).cloned().collect();
+        let Warnings { lasting, node, held, system } = &self.warnings;
+        let warnings: Vec<String> =
+            lasting.iter().chain(node).chain(held).chain(system).cloned().collect();
         let Errors { source, network, apply, hooks } = &self.errors;
         let reasons: Vec<String> =
             source.iter().chain(network).chain(apply).chain(hooks).cloned().collect();

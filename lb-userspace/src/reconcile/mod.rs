@@ -28,6 +28,7 @@ use crate::desired::{Desired, ServicePortKey};
 use change::Change;
 use image::Image;
 use state::Programmed;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -54,12 +55,15 @@ pub struct Programmer {
     maps: Maps,
     /// `None` after a failed write.
     programmed: Option<Programmed>,
+    /// Service ports that must not lose what they have.
+    held: BTreeSet<ServicePortKey>,
 }
 
 impl Programmer {
     /// Opens the pinned maps and continues with what they hold.
     pub fn open(pin_dir: &Path, now: Instant) -> Result<Self, MapsError> {
-        let mut opened = Self { maps: Maps::open(pin_dir)?, programmed: None };
+        let maps = Maps::open(pin_dir)?;
+        let mut opened = Self { maps, programmed: None, held: BTreeSet::new() };
         opened.programmed = Some(opened.adopt(now)?);
         Ok(opened)
     }
@@ -67,6 +71,23 @@ impl Programmer {
     /// How many Service ports are programmed.
     pub fn services(&self) -> usize {
         self.programmed.as_ref().map_or(0, |programmed| programmed.services.len())
+    }
+
+    /// Holds every Service port that is programmed: until it is desired with
+    /// backends again, or all are released, it keeps what it has.
+    pub fn hold(&mut self) {
+        let services = self.programmed.iter().flat_map(|programmed| programmed.services.keys());
+        self.held = services.cloned().collect();
+    }
+
+    /// Ends what [`Programmer::hold`] began.
+    pub fn release(&mut self) {
+        self.held.clear();
+    }
+
+    /// How many Service ports are held.
+    pub fn held(&self) -> usize {
+        self.held.len()
     }
 
     /// Brings the kernel to `desired`.
@@ -79,9 +100,10 @@ impl Programmer {
         let started = Instant::now();
         let mut programmed = self.take(now)?;
         let mut changes = programmed.expire(now);
-        let plan = plan::plan(&mut programmed, desired, facts, now);
+        let plan = plan::plan(&mut programmed, desired, &self.held, facts, now);
         changes.extend(plan.changes);
         self.write(&changes)?;
+        self.held.retain(|key| plan::is_missing(desired, key));
         self.programmed = Some(programmed);
         let duration = started.elapsed();
         Ok(ApplyReport { changed: plan.changed, refused: plan.refused, duration })

@@ -17,7 +17,7 @@ use crate::dataplane::maps::{FrontendId, ServiceHeader};
 use crate::desired::{BackendState, Desired, DesiredService, Policy, ServicePortKey};
 use lb_common::value::{backend_state, policy};
 use lb_common::{Frontend, Segment, filter};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// Writes in their order, and what could not be had.
@@ -52,10 +52,17 @@ impl Steps {
     }
 }
 
-/// Plans the way to `desired`; `programmed` is what it will be afterwards.
+/// Whether a Service port is not desired, or without any backend.
+pub(super) fn is_missing(desired: &Desired, key: &ServicePortKey) -> bool {
+    desired.services.get(key).is_none_or(|service| service.backends.is_empty())
+}
+
+/// Plans the way to `desired`; `programmed` is what it will be afterwards. Of
+/// the Service ports that are `held`, those that are missing stay as they are.
 pub(super) fn plan(
     programmed: &mut Programmed,
     desired: &Desired,
+    held: &BTreeSet<ServicePortKey>,
     facts: &NetworkFacts,
     now: Instant,
 ) -> Plan {
@@ -66,8 +73,17 @@ pub(super) fn plan(
         steps.filter.extend(programmed.flag(address_bucket(addr), filter::NODE_ADDR));
     }
     // Who has something keeps it, whatever else is asked for.
-    let (known, new): (Vec<_>, Vec<_>) =
-        desired.services.values().partition(|s| programmed.services.contains_key(&s.key));
+    let held: BTreeSet<_> = held.iter().filter(|key| is_missing(desired, key)).collect();
+    for key in &held {
+        if let Some(known) = programmed.services.get(*key) {
+            claims.keep(&programmed.frontends, known.id);
+        }
+    }
+    let (known, new): (Vec<_>, Vec<_>) = desired
+        .services
+        .values()
+        .filter(|service| !held.contains(&service.key))
+        .partition(|service| programmed.services.contains_key(&service.key));
     for service in known.into_iter().chain(new) {
         let before = steps.count();
         match place(programmed, &mut claims, service, facts, now) {
@@ -84,7 +100,7 @@ pub(super) fn plan(
     let gone: Vec<_> = programmed
         .services
         .keys()
-        .filter(|key| !desired.services.contains_key(key))
+        .filter(|key| !desired.services.contains_key(key) && !held.contains(key))
         .cloned()
         .collect();
     plan.changed += gone.len();

@@ -17,6 +17,7 @@ use crate::desired::{
 use kernel::{Travellers, View, kernel, view, write};
 use lb_common::value::backend_state;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,7 @@ struct World {
     programmed: Programmed,
     now: Instant,
     travellers: Travellers,
+    held: BTreeSet<ServicePortKey>,
 }
 
 impl World {
@@ -72,15 +74,20 @@ impl World {
         let now = Instant::now();
         let (programmed, changes) = adopt(kernel.clone(), now);
         assert_eq!(changes, []);
-        Self { kernel, programmed, now, travellers: Travellers::default() }
+        let (travellers, held) = Default::default();
+        Self { kernel, programmed, now, travellers, held }
     }
 
     fn apply(&mut self, desired: &Desired) -> Plan {
         let mut changes = self.programmed.expire(self.now);
-        let plan = plan(&mut self.programmed, desired, &facts(), self.now);
+        let plan = self.plan(desired);
         changes.extend(plan.changes.iter().cloned());
         self.execute(&changes, changes.len());
         plan
+    }
+
+    fn plan(&mut self, desired: &Desired) -> Plan {
+        plan(&mut self.programmed, desired, &self.held, &facts(), self.now)
     }
 
     /// Does the first `count` writes, with packets between them.
@@ -192,7 +199,7 @@ proptest! {
                 // The agent dies between two writes; the next one finds the rest.
                 let mut dying = world.programmed.clone();
                 let mut changes = dying.expire(world.now);
-                changes.extend(plan(&mut dying, &desired, &facts(), world.now).changes);
+                changes.extend(plan(&mut dying, &desired, &world.held, &facts(), world.now).changes);
                 world.execute(&changes, index.index(changes.len() + 1));
                 world.restart();
             }
@@ -217,7 +224,7 @@ proptest! {
             }
             // What is in force needs no write, also for another agent.
             if plan.refused.is_empty() {
-                let again = super::plan::plan(&mut world.programmed, &desired, &facts(), world.now);
+                let again = world.plan(&desired);
                 prop_assert_eq!(again.changes, vec![]);
                 prop_assert_eq!(again.changed, 0);
             }

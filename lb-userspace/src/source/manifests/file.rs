@@ -39,6 +39,8 @@ pub(super) struct FileState {
     pub(super) problems: Vec<Problem>,
     /// Objects of other kinds.
     pub(super) ignored: usize,
+    /// Whether something in it can't be read that has no last good state.
+    pub(super) lost: bool,
     /// The state that `entries` stand for, once it can be trusted.
     stamp: Option<Stamp>,
     /// Hash of the text that `entries` stand for.
@@ -63,6 +65,7 @@ impl FileState {
             entries: Vec::new(),
             problems: Vec::new(),
             ignored: 0,
+            lost: false,
             stamp: None,
             text: None,
             dump: Dump::default(),
@@ -122,6 +125,7 @@ impl FileState {
             .collect();
         self.problems.clear();
         self.ignored = decoded.ignored;
+        self.lost = false;
         for decoded in decoded.objects {
             self.add(decoded, &mut old);
         }
@@ -138,12 +142,14 @@ impl FileState {
 
     fn add(&mut self, decoded: Decoded, old: &mut HashMap<(Kind, ObjectName), AnyObject>) {
         let mut kept = "";
+        self.lost |= decoded.id.is_none();
         if let Some(id) = decoded.id {
             let object = decoded.object.or_else(|| {
                 let last_good = old.remove(&id)?;
                 kept = "; its last good state stays in force";
                 Some(last_good)
             });
+            self.lost |= object.is_none();
             self.entries.extend(object.map(|object| Entry { kind: id.0, name: id.1, object }));
         }
         for finding in decoded.findings {
@@ -160,6 +166,7 @@ impl FileState {
 
     /// The file as a whole is bad; whether that is news.
     fn keep_all(&mut self, reason: &str) -> bool {
+        self.lost |= self.entries.is_empty();
         let kept = match self.entries.len() {
             0 => String::new(),
             1 => "; the object that it held stays in force".to_owned(),

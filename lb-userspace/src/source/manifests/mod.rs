@@ -53,6 +53,9 @@ pub struct Snapshot {
     pub files: usize,
     /// Number of objects of kinds that are not read.
     pub ignored: usize,
+    /// Whether something can't be read of which no last good state is known
+    /// either, as after a start with a broken file.
+    pub lost: bool,
     /// Whether anything differs from the last successful load.
     pub changed: bool,
 }
@@ -62,7 +65,8 @@ pub fn read_text(file: &str, text: &str) -> Snapshot {
     let mut state = FileState::new(file.as_ref());
     state.take(text);
     let (objects, problems) = merge::merge(std::iter::once(&state));
-    Snapshot { objects, problems, files: 1, ignored: state.ignored, changed: true }
+    let FileState { ignored, lost, .. } = state;
+    Snapshot { objects, problems, files: 1, ignored, lost, changed: true }
 }
 
 impl ManifestDir {
@@ -106,6 +110,7 @@ impl ManifestDir {
             problems,
             files: self.files.len(),
             ignored: self.files.values().map(|file| file.ignored).sum(),
+            lost: self.files.values().any(|file| file.lost),
             changed,
         })
     }

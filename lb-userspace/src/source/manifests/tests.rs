@@ -199,6 +199,19 @@ fn a_refused_object_keeps_its_last_good_state_and_the_others_go_on() {
 }
 
 #[test]
+fn what_is_bad_from_the_start_is_told_apart_from_what_goes_bad() {
+    let mut dir = Dir::new(&[("a.yaml", &service("one", "80")), ("b.yaml", "kind: [")]);
+    assert!(dir.load().lost, "nobody knows what is in b.yaml");
+    dir.write("b.yaml", &service("two", "x"));
+    assert!(dir.load().lost, "the object was never good");
+    dir.write("b.yaml", &service("two", "80"));
+    assert!(!dir.load().lost);
+    dir.write("a.yaml", "kind: [");
+    dir.write("b.yaml", &service("two", "x"));
+    assert!(!dir.load().lost, "both keep their last good state");
+}
+
+#[test]
 fn of_two_objects_with_one_name_the_first_file_counts() {
     let mut dir = Dir::new(&[("b.yaml", &service("web", "81")), ("a.yml", &service("web", "80"))]);
     let (names, problems) = dir.services();
