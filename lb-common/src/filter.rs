@@ -16,8 +16,10 @@ pub const FRONTEND: u8 = 1 << 2;
 /// Address, port and protocol are, or were, a backend.
 pub const BACKEND: u8 = 1 << 3;
 
-/// Buckets; a power of two. One in four buckets is taken by 32,000 entries.
-pub const BUCKETS: u32 = 1 << 17;
+/// Buckets, of a byte each; a power of two. A false positive costs a stranger's
+/// packet hash lookups, and a stranger's connection rows in the flow table:
+/// with [`crate::limits::MAX_BACKENDS`] backends that is one in sixteen.
+pub const BUCKETS: u32 = 1 << 20;
 /// Words of eight buckets: elements of the filter map.
 pub const WORDS: u32 = BUCKETS / 8;
 

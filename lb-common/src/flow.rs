@@ -188,11 +188,14 @@ pub const TIME_WAIT: u64 = 60 * SECOND;
 
 /// After which silence another connection may take over the flow's tuple, in
 /// nanoseconds. The values are those of the kernel's conntrack as kube-proxy
-/// sets it (established 24 h), `nf_conntrack_tcp_timeout_syn_sent` (120 s) and
+/// sets it (established 24 h), `nf_conntrack_tcp_timeout_syn_sent` and
+/// `nf_conntrack_tcp_timeout_fin_wait` (120 s), and
 /// `nf_conntrack_udp_timeout_stream` (120 s).
 pub const fn idle_after(proto: u8, tcp_state: u8) -> u64 {
     const TCP: u8 = 6;
-    if proto == TCP && tcp_state & crate::tcp::state::REPLIED != 0 {
+    const FINS: u8 = crate::tcp::state::CLIENT_FIN | crate::tcp::state::BACKEND_FIN;
+    if proto == TCP && tcp_state & (crate::tcp::state::REPLIED | FINS) == crate::tcp::state::REPLIED
+    {
         24 * 3600 * SECOND
     } else {
         120 * SECOND
@@ -248,12 +251,15 @@ mod tests {
 
     #[test]
     fn silence_ends_a_datagram_flow_long_before_an_established_connection() {
-        let mut udp = Flow { proto: 17, last_used: 5, ..flow() };
-        assert!(!udp.is_over(5 + 120 * SECOND));
-        assert!(udp.is_over(6 + 120 * SECOND));
-        udp.proto = 6;
-        udp.tcp = crate::tcp::state::REPLIED;
-        assert!(!udp.is_over(3600 * SECOND));
-        assert!(!udp.is_over(0), "a clock read before the row's never underflows");
+        let mut flow = Flow { proto: 17, last_used: 5, ..flow() };
+        assert!(!flow.is_over(5 + 120 * SECOND));
+        assert!(flow.is_over(6 + 120 * SECOND));
+        flow.proto = 6;
+        flow.tcp = crate::tcp::state::REPLIED;
+        assert!(!flow.is_over(3600 * SECOND));
+        flow.tcp |= crate::tcp::state::CLIENT_FIN;
+        assert!(flow.is_over(3600 * SECOND), "half closed and silent");
+        flow.tcp = crate::tcp::state::REPLIED;
+        assert!(!flow.is_over(0), "a clock read before the row's never underflows");
     }
 }

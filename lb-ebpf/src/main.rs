@@ -20,6 +20,7 @@ mod flows;
 mod fragments;
 mod globals;
 mod ingress;
+mod limit;
 mod log;
 mod maps;
 mod packet;

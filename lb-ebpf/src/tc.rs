@@ -14,6 +14,7 @@ use crate::egress::{self, Departure};
 use crate::family::{self, Family};
 use crate::fragments::{self, FragmentFamily};
 use crate::ingress::{self, Arrival};
+use crate::limit;
 use crate::log;
 use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, Window};
 use crate::refuse::{self, RefuseFamily};
@@ -120,7 +121,7 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let verdict = ingress::decide(packet, &arrival, &mut to);
     if matches!(verdict, Verdict::RefusedNoBackend | Verdict::RefusedUnknownPort) {
         stats::verdict(Hook::Ingress, verdict);
-        return if refuse::answer(skb(ctx), packet, L3) {
+        return if limit::allows_answer(arrival.now) && refuse::answer(skb(ctx), packet, L3) {
             // SAFETY: the answer goes out where the packet came in.
             unsafe { bpf_redirect(ifindex, 0) as i32 }
         } else {

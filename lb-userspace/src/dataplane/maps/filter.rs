@@ -35,7 +35,10 @@ impl FilterTable {
 
     /// How many buckets have any flag.
     pub fn used(&self) -> u32 {
-        let buckets = (0..filter::BUCKETS).filter(|&bucket| self.flags(bucket) != 0).count();
-        u32::try_from(buckets).unwrap_or(u32::MAX)
+        (0..filter::WORDS as usize)
+            .filter_map(|index| self.0.load(index))
+            .filter(|&word| word != 0)
+            .map(|word| word.to_ne_bytes().iter().map(|&flags| u32::from(flags != 0)).sum::<u32>())
+            .sum()
     }
 }
