@@ -77,6 +77,9 @@ pub(crate) fn note<A: Family>(
     row.tcp = next;
     row.last_used = now;
     touch(other, row);
+    if row.has_snat() {
+        renew(&row.restore_key(), row, flag::RESTORE);
+    }
     true
 }
 
@@ -92,13 +95,23 @@ pub(crate) fn touch<A: Family>(key: &FlowKey<A>, row: &Flow<A>) {
             twin.tcp |= row.tcp;
             twin.last_used = row.last_used;
         }
-    } else if !tcp::is_closed(row.tcp)
-        && let Some(copy) = A::scratch().get_ptr_mut(0)
-    {
+    } else {
+        renew(key, row, 0);
+    }
+}
+
+/// Makes a row of `row`'s flow again if it is missing; `restore` is the flag
+/// for the row under the restore key, or 0.
+#[inline(always)]
+fn renew<A: Family>(key: &FlowKey<A>, row: &Flow<A>, restore: u8) {
+    if tcp::is_closed(row.tcp) || A::flows().get_ptr(key).is_some() {
+        return;
+    }
+    if let Some(copy) = A::scratch().get_ptr_mut(0) {
         // SAFETY: this CPU's only user of the scratch row is this run.
         let copy = unsafe { &mut *copy };
         *copy = *row;
-        copy.flags &= !flag::RESTORE;
+        copy.flags = (row.flags & !flag::RESTORE) | restore;
         add(key, copy);
     }
 }

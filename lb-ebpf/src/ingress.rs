@@ -103,7 +103,7 @@ fn known<A: Family>(
         *to = row.routed().reversed();
         return Some(Verdict::SourceRestored);
     }
-    if !holds(packet, row, arrival.now) {
+    if !holds(packet, row) {
         return None;
     }
     flows::note(row, &row.reverse_key(), tcp::From::Client, packet.flags, arrival.now);
@@ -118,9 +118,9 @@ fn known<A: Family>(
 /// Whether the forward row still says where this packet goes. An established
 /// connection keeps its backend whatever happens to the Service; a datagram or
 /// a first segment goes only to a backend that serves, and only while the
-/// Service has the frontend; for datagrams the latter is asked once a second.
+/// Service has the frontend.
 #[inline(always)]
-pub(crate) fn holds<A: Family>(packet: &Packet<A>, row: &Flow<A>, now: u64) -> bool {
+pub(crate) fn holds<A: Family>(packet: &Packet<A>, row: &Flow<A>) -> bool {
     let opens = packet.proto == UDP || tcp::is_syn(packet.flags);
     if !opens {
         return true;
@@ -133,9 +133,6 @@ pub(crate) fn holds<A: Family>(packet: &Packet<A>, row: &Flow<A>, now: u64) -> b
     }
     if !select::still_serves(row.backend, row.generation) {
         return false;
-    }
-    if packet.proto == UDP && now.wrapping_sub(row.last_used) <= TOUCH_INTERVAL {
-        return true;
     }
     let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);
     // SAFETY: one word of a row that the agent replaces whole.

@@ -191,6 +191,10 @@ fn reset<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usize) ->
     };
     let to = packet.tuple.reversed();
     let l4 = l3 + A::HEADER_LEN;
+    if partial && packet.l4 != l4 {
+        // The device would write the sum where the checksum was.
+        return None;
+    }
     // SAFETY: the context is valid; the helper checks the length.
     if unsafe { bpf_skb_change_tail(skb, (l4 + LEN as usize) as u32, 0) } != 0 {
         return None;

@@ -103,7 +103,7 @@ fn ours<A: XdpFamily>(
         Some(row) if row.flags & flag::RESTORE != 0 => {
             return returned(ctx, window, packet, row, &arrival);
         }
-        Some(row) if ingress::holds(packet, row, now) => row,
+        Some(row) if ingress::holds(packet, row) => row,
         _ => begin(packet, &arrival, socket)?,
     };
     if row.flags & (flag::DIRECT | flag::NO_SNAT) != 0 {
