@@ -105,10 +105,8 @@ impl Node {
             retry: None,
             recheck: None,
         };
-        if source.snapshot.lost {
-            // What can't be read may be what is in force.
-            node.programmer.hold();
-        }
+        // What can't be read may be what is in force.
+        node.programmer.hold();
         node.take(&source.snapshot);
         node.facts = facts(node.network.state());
         node.apply();
@@ -172,9 +170,7 @@ impl Node {
 
     /// Compiles what was read; true if other interfaces are uplinks now.
     fn take(&mut self, snapshot: &Snapshot) -> bool {
-        if !snapshot.lost {
-            self.programmer.release();
-        }
+        self.programmer.hold_only(|key| snapshot.lost.may_hold(&key.namespace, &key.name));
         let (desired, more) = compile(&snapshot.objects, &self.compile);
         self.desired = desired;
         self.problems = snapshot.problems.iter().cloned().chain(more).collect();

@@ -74,15 +74,16 @@ impl Programmer {
     }
 
     /// Holds every Service port that is programmed: until it is desired with
-    /// backends again, or all are released, it keeps what it has.
+    /// backends again, or released by [`Programmer::hold_only`], it keeps what
+    /// it has.
     pub fn hold(&mut self) {
         let services = self.programmed.iter().flat_map(|programmed| programmed.services.keys());
         self.held = services.cloned().collect();
     }
 
-    /// Ends what [`Programmer::hold`] began.
-    pub fn release(&mut self) {
-        self.held.clear();
+    /// Goes on holding only those for which `still` says so.
+    pub fn hold_only(&mut self, still: impl Fn(&ServicePortKey) -> bool) {
+        self.held.retain(still);
     }
 
     /// How many Service ports are held.

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use super::document::{self, ParseError};
 use super::dump::Dump;
+use super::lost::Lost;
 use super::object::{self, AnyObject, Decoded, DecodedFile};
 use super::scan::{self, ReadError, Stamp};
 use crate::desired::{Problem, Severity};
@@ -39,8 +40,8 @@ pub(super) struct FileState {
     pub(super) problems: Vec<Problem>,
     /// Objects of other kinds.
     pub(super) ignored: usize,
-    /// Whether something in it can't be read that has no last good state.
-    pub(super) lost: bool,
+    /// What in it can't be read and has no last good state.
+    pub(super) lost: Lost,
     /// The state that `entries` stand for, once it can be trusted.
     stamp: Option<Stamp>,
     /// Hash of the text that `entries` stand for.
@@ -65,7 +66,7 @@ impl FileState {
             entries: Vec::new(),
             problems: Vec::new(),
             ignored: 0,
-            lost: false,
+            lost: Lost::default(),
             stamp: None,
             text: None,
             dump: Dump::default(),
@@ -125,7 +126,7 @@ impl FileState {
             .collect();
         self.problems.clear();
         self.ignored = decoded.ignored;
-        self.lost = false;
+        self.lost = Lost::default();
         for decoded in decoded.objects {
             self.add(decoded, &mut old);
         }
@@ -142,15 +143,16 @@ impl FileState {
 
     fn add(&mut self, decoded: Decoded, old: &mut HashMap<(Kind, ObjectName), AnyObject>) {
         let mut kept = "";
-        self.lost |= decoded.id.is_none();
         if let Some(id) = decoded.id {
             let object = decoded.object.or_else(|| {
                 let last_good = old.remove(&id)?;
                 kept = "; its last good state stays in force";
                 Some(last_good)
             });
-            self.lost |= object.is_none();
-            self.entries.extend(object.map(|object| Entry { kind: id.0, name: id.1, object }));
+            match object {
+                Some(object) => self.entries.push(Entry { kind: id.0, name: id.1, object }),
+                None => self.lost.object(id.0, id.1),
+            }
         }
         for finding in decoded.findings {
             let suffix = if finding.severity == Severity::Error { kept } else { "" };
@@ -166,7 +168,9 @@ impl FileState {
 
     /// The file as a whole is bad; whether that is news.
     fn keep_all(&mut self, reason: &str) -> bool {
-        self.lost |= self.entries.is_empty();
+        if self.entries.is_empty() {
+            self.lost.file();
+        }
         let kept = match self.entries.len() {
             0 => String::new(),
             1 => "; the object that it held stays in force".to_owned(),

@@ -6,6 +6,7 @@
 mod document;
 mod dump;
 mod file;
+mod lost;
 mod merge;
 mod object;
 mod scan;
@@ -23,6 +24,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 use self::file::FileState;
+pub use self::lost::Lost;
 use super::SourceError;
 use crate::desired::Problem;
 use crate::model::Objects;
@@ -53,9 +55,8 @@ pub struct Snapshot {
     pub files: usize,
     /// Number of objects of kinds that are not read.
     pub ignored: usize,
-    /// Whether something can't be read of which no last good state is known
-    /// either, as after a start with a broken file.
-    pub lost: bool,
+    /// What can't be read and has no last good state either.
+    pub lost: Lost,
     /// Whether anything differs from the last successful load.
     pub changed: bool,
 }
@@ -105,12 +106,14 @@ impl ManifestDir {
         self.busy.store(busy, Ordering::Relaxed);
         self.loaded = true;
         let (objects, problems) = merge::merge(self.files.values());
+        let mut lost = Lost::default();
+        self.files.values().for_each(|file| lost.extend(&file.lost));
         Ok(Snapshot {
             objects,
             problems,
             files: self.files.len(),
             ignored: self.files.values().map(|file| file.ignored).sum(),
-            lost: self.files.values().any(|file| file.lost),
+            lost,
             changed,
         })
     }

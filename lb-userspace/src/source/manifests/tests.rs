@@ -201,14 +201,16 @@ fn a_refused_object_keeps_its_last_good_state_and_the_others_go_on() {
 #[test]
 fn what_is_bad_from_the_start_is_told_apart_from_what_goes_bad() {
     let mut dir = Dir::new(&[("a.yaml", &service("one", "80")), ("b.yaml", "kind: [")]);
-    assert!(dir.load().lost, "nobody knows what is in b.yaml");
+    assert!(dir.load().lost.may_hold("any", "thing"), "nobody knows what is in b.yaml");
     dir.write("b.yaml", &service("two", "x"));
-    assert!(dir.load().lost, "the object was never good");
+    let lost = dir.load().lost;
+    assert!(lost.may_hold("default", "two"), "the object was never good");
+    assert!(!lost.may_hold("default", "three"), "others are not concerned");
     dir.write("b.yaml", &service("two", "80"));
-    assert!(!dir.load().lost);
+    assert!(dir.load().lost.is_empty());
     dir.write("a.yaml", "kind: [");
     dir.write("b.yaml", &service("two", "x"));
-    assert!(!dir.load().lost, "both keep their last good state");
+    assert!(dir.load().lost.is_empty(), "both keep their last good state");
 }
 
 #[test]

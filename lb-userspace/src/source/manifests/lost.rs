@@ -1,0 +1,57 @@
+//! What can't be read and has no last good state either, as after a start with
+//! a broken file: whoever has it in force should keep it.
+
+use std::collections::BTreeSet;
+
+use crate::model::{Kind, ObjectName};
+
+/// What is unknown because it can't be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// A whole file.
+    anything: bool,
+    /// Services that are refused.
+    services: BTreeSet<ObjectName>,
+    /// Namespaces in which something with endpoints is refused.
+    namespaces: BTreeSet<String>,
+}
+
+impl Lost {
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether a Service, or endpoints of it, may be among what is unknown.
+    pub fn may_hold(&self, namespace: &str, service: &str) -> bool {
+        self.anything
+            || self.namespaces.contains(namespace)
+            || self.services.iter().any(|one| one.namespace == namespace && one.name == service)
+    }
+
+    /// A file that can't be read at all.
+    pub(super) const fn file(&mut self) {
+        self.anything = true;
+    }
+
+    /// An object that is refused.
+    pub(super) fn object(&mut self, kind: Kind, name: ObjectName) {
+        match kind {
+            Kind::Service => {
+                self.services.insert(name);
+            }
+            // Which Service it is for is part of what can't be trusted.
+            Kind::EndpointSlice | Kind::Pod => {
+                self.namespaces.insert(name.namespace);
+            }
+            Kind::Node | Kind::ServiceCidr => {}
+        }
+    }
+
+    /// Adds what is unknown of another file.
+    pub(super) fn extend(&mut self, other: &Self) {
+        self.anything |= other.anything;
+        self.services.extend(other.services.iter().cloned());
+        self.namespaces.extend(other.namespaces.iter().cloned());
+    }
+}
