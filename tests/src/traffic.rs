@@ -107,7 +107,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Sends requests one after the other, no more after [`ENOUGH`] failures.
+    /// Sends requests one after the other, and stops after three failures.
     pub fn of(netns: &Namespace, kind: Kind, to: SocketAddr, count: u64) -> Result<Self> {
         netns.run(|| {
             let mut tally = Self::default();

@@ -11,7 +11,7 @@ use lb_tests::server::{pattern, sum};
 use lb_tests::topology::Wiring;
 use std::net::SocketAddr;
 
-const BYTES: usize = 24 << 20;
+const BYTES: usize = 6 << 20;
 
 #[test]
 fn bytes_arrive_unchanged_through_tc() -> Result<()> {
