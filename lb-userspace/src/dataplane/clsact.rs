@@ -165,5 +165,7 @@ mod tests {
             .map(|path| handle(&PinDir::new(path)));
         assert!(handles.iter().all(|handle| *handle != 0));
         assert!(handles[0] != handles[1] && handles[1] != handles[2]);
+        // A shell that completes names adds the slash.
+        assert_eq!(handle(&PinDir::new("/sys/fs/bpf/lb/")), handles[0]);
     }
 }

@@ -27,9 +27,10 @@ pub(super) struct LinkKey {
 }
 
 impl PinDir {
-    /// The pins below a directory; nothing needs to be there yet.
+    /// The pins below a directory; nothing needs to be there yet. However the
+    /// path is spelt (`lb/`, `bpf//lb`), it is the same one.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        Self(path.into().components().collect())
     }
 
     /// The directory itself.
