@@ -23,7 +23,19 @@ impl Rig {
         map.insert(A::FlowKey::from(key), A::Flow::from(flow), 0).expect("room for a row");
     }
 
-    /// Makes every flow as old as the machine: time passes only in the rows.
+    /// Takes away the rows of a family for which `lost` holds, as eviction does.
+    pub fn lose_flows<A: Family>(&mut self, lost: impl Fn(&FlowKey<A>, &Flow<A>) -> bool) {
+        for (key, flow) in self.flows::<A>() {
+            if lost(&key, &flow) {
+                let mut map: HashMap<_, A::FlowKey, A::Flow> =
+                    HashMap::try_from(self.map_mut(A::FLOWS)).expect("a hash map");
+                map.remove(&A::FlowKey::from(key)).expect("the row is there");
+            }
+        }
+    }
+
+    /// Makes every flow as old as the machine, which has been up for more than
+    /// two minutes: time passes only in the rows.
     pub fn age_flows(&mut self) {
         self.age::<V4>();
         self.age::<V6>();

@@ -237,6 +237,8 @@ impl Rig {
             self.set_array(names::MAP_FILTER, word, 0_u64);
         }
         (self.next_service, self.next_backend, self.next_slot) = (0, 0, 0);
+        // As at boot: a full bucket of answers to refused packets.
+        self.zero_per_cpu("LB_REFUSALS", 0, [0_u64; 2]);
         for port in net::PORTS {
             self.set_interface(port.index, port.row());
             for ip in [port.address(IpAddr::from([0; 4])), port.address(IpAddr::from([0; 16]))] {

@@ -218,6 +218,28 @@ fn taking_over_a_closed_tuple_leaves_the_ports_live_connection_alone() {
     }
 }
 
+/// As conntrack has it: a peer that died after one side's FIN does not keep the
+/// tuple for the day that an established connection has.
+#[test]
+fn a_half_closed_connection_that_fell_silent_gives_its_tuple_away() {
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::all().filter(|case| case.tcp) {
+        for half_closed in [true, false] {
+            rig.reset();
+            let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
+            let backend = case.pod(1, 10, 8080);
+            service(&mut rig, case, 1, &[backend]);
+            Pair { case, client, front: vip, backend }.open(&mut rig);
+            if half_closed {
+                case.enter(&mut rig, POD_2, &case.segment(client, vip, flag::FIN | flag::ACK));
+            }
+            rig.age_flows();
+            let past = Pair { case, client, front: backend, backend }.open(&mut rig);
+            assert_eq!(past == client, half_closed, "{case:?}");
+        }
+    }
+}
+
 #[test]
 fn two_clients_with_the_same_port_are_two_flows() {
     let Some(mut rig) = Rig::take() else { return };

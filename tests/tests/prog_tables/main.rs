@@ -11,6 +11,7 @@ mod collide;
 mod flows;
 mod forward;
 mod fragments;
+mod lost;
 mod policy;
 mod refuse;
 mod snat;

@@ -228,6 +228,30 @@ fn a_source_that_is_no_single_host_gets_no_answer() {
     }
 }
 
+#[test]
+fn a_flood_is_not_answered_with_a_flood() {
+    const FLOOD: usize = 3000;
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::all() {
+        without_backends(&mut rig, case);
+        let begin = std::time::Instant::now();
+        let mut answered = 0;
+        for _ in 0..FLOOD {
+            let packet = case.open(case.pod(1, 20, 4000), case.vip(1, 80));
+            let step = case.enter(&mut rig, POD_2, &packet);
+            assert_eq!(step.outcome.verdict, Verdict::RefusedNoBackend, "{}", step.describe());
+            if step.outcome.action == action::TC_REDIRECT {
+                answered += 1;
+            } else {
+                assert!(step.outcome.is_drop(step.prog), "{}", step.describe());
+            }
+        }
+        // A thousand at once, and one more each millisecond.
+        let most = 1001 + usize::try_from(begin.elapsed().as_millis()).expect("not so long");
+        assert!((1000..=most.min(FLOOD)).contains(&answered), "{case:?}: {answered} of {most}");
+    }
+}
+
 /// The answer goes out by the interface that the packet came in on, whatever
 /// that is for.
 #[test]

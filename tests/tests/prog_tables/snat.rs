@@ -246,6 +246,29 @@ fn the_port_of_a_flow_that_is_over_serves_the_next() {
     }
 }
 
+/// A backend that closed first keeps the tuple for a minute, and would take a
+/// stranger's first segment for a late one of the old connection.
+#[test]
+fn the_port_of_a_flow_that_has_just_closed_rests_while_others_are_free() {
+    let Some(mut rig) = Rig::take_scarce() else { return };
+    for case in Case::all().filter(|case| case.tcp) {
+        let (front, backend) = (case.node(UPLINK, 30_080), case.pod(2, 10, 8080));
+        for _ in 0..4 {
+            node_port(&mut rig, case, &[backend]);
+            let ports = [7, 8].map(|n| {
+                let client = case.outside(n, 4000);
+                case.enter(&mut rig, UPLINK, &case.open(client, front)).forwarded_to(backend);
+                let step = case.leave(&mut rig, UPLINK, &case.open(client, backend));
+                let reset = case.segment(client, front, flag::RST);
+                case.enter(&mut rig, UPLINK, &reset).forwarded_to(backend);
+                step.tuple(Verdict::SourceTranslated).0
+            });
+            // Eight draws of four meet the resting one alone once in 65,536 times.
+            assert_ne!(ports[0], ports[1], "{case:?}");
+        }
+    }
+}
+
 #[test]
 fn a_port_that_a_socket_of_the_node_uses_is_left_to_it() {
     let Some(mut rig) = Rig::take_scarce() else { return };
