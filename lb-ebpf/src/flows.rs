@@ -267,7 +267,22 @@ fn reserve_restore<A: Family>(flow: &Flow<A>, silence: u64) -> bool {
     if live {
         return false;
     }
+    // Should the old flow wake up, it must not send from this port again.
+    forget_snat(&holder.reverse_key(), holder);
+    forget_snat(&holder.forward_key(), holder);
     // Another CPU may want it too: whoever adds first has it.
     remove(&key);
     add(&key, flow)
+}
+
+/// Takes the port of this node out of a row of a flow that has lost it.
+#[inline(always)]
+fn forget_snat<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) {
+    if let Some(row) = A::flows().get_ptr_mut(key) {
+        // SAFETY: the kernel keeps the element's memory valid for this run.
+        let row = unsafe { &mut *row };
+        if same_run(row, flow) && row.snat_port == flow.snat_port {
+            row.snat_port = BePort::NONE;
+        }
+    }
 }
