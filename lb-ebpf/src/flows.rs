@@ -143,6 +143,14 @@ fn random_port() -> BePort {
     BePort::new((u64::from(min) + ((u64::from(random) * range) >> 32)) as u16)
 }
 
+/// The port behind this one in the range, the first behind the last.
+#[inline(always)]
+fn port_after(port: BePort) -> BePort {
+    let (min, max) = globals::snat_ports();
+    let next = u32::from(port.get()) + 1;
+    BePort::new(if next > max { min } else { next } as u16)
+}
+
 /// Reserves the tuple that replies will carry at the client's edge, and sets
 /// the flow's `source_port`: the client's own port, or another one where a
 /// live flow between the same two addresses has that.
@@ -223,8 +231,15 @@ pub(crate) fn masquerade<A: Family>(
     flow.flags |= flag::RESTORE;
     let mut n = 0;
     while n < SNAT_TRIES {
-        flow.snat_port = random_port();
-        let silence = if n < SNAT_TRIES / 2 { TIME_WAIT } else { 0 };
+        // First at random for a rested port, then one after the other for any:
+        // a range that is shorter than this is searched whole.
+        let silence = if n < SNAT_TRIES / 2 {
+            flow.snat_port = random_port();
+            TIME_WAIT
+        } else {
+            flow.snat_port = port_after(flow.snat_port);
+            0
+        };
         if reserve_restore(flow, silence) {
             if !in_use(&flow.masqueraded().reversed()) {
                 row.snat = snat;
