@@ -91,7 +91,7 @@ fn picture(cluster: &Cluster) -> Result<()> {
         }
     }
     println!("  manifests in {}", cluster.manifests.path().display());
-    for agent in &cluster.agents {
+    if let Some(agent) = cluster.agents.first() {
         println!("\n$ lb status    (on {})", agent.node());
         print!("{}", agent.text("status")?);
     }

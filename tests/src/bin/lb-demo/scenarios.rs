@@ -100,7 +100,7 @@ pub(crate) fn run(cluster: &mut Cluster, report: &mut Report) -> Result<()> {
         tally.expect(&pods)?;
         Ok(tally.to_string())
     })?;
-    for agent in &cluster.agents {
+    if let Some(agent) = cluster.agents.first() {
         println!("\n$ lb services    (on {})", agent.node());
         print!("{}", agent.text("services")?);
     }
