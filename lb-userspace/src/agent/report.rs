@@ -23,6 +23,7 @@ struct Warnings {
     node: Option<String>,
     held: Option<String>,
     system: Vec<String>,
+    idle: Option<String>,
 }
 
 /// What keeps the agent from its work, by where it comes from.
@@ -140,6 +141,11 @@ impl Report {
                 self.errors.hooks.push(text);
             }
         }
+        self.warnings.idle = hooks.iter().all(|hook| hook.mode.is_none()).then(|| {
+            "no interface has the programs attached, so nothing is served: no \
+             interface of this namespace is fit, or none that `--interface` names"
+                .to_owned()
+        });
         self.status.update(|status| status.hooks = hooks);
         self.publish();
     }
@@ -151,9 +157,9 @@ impl Report {
 
     /// Logs what is new and what is over, and updates the status.
     fn publish(&mut self) {
-        let Warnings { lasting, node, held, system } = &self.warnings;
+        let Warnings { lasting, node, held, system, idle } = &self.warnings;
         let warnings: Vec<String> =
-            lasting.iter().chain(node).chain(held).chain(system).cloned().collect();
+            lasting.iter().chain(node).chain(held).chain(system).chain(idle).cloned().collect();
         let Errors { source, network, apply, hooks } = &self.errors;
         let reasons: Vec<String> =
             source.iter().chain(network).chain(apply).chain(hooks).cloned().collect();

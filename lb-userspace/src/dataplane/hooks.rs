@@ -166,7 +166,11 @@ impl Hooks {
                 let known = self.attached.get(&(link.index, hook));
                 if known.is_none_or(|known| known.interface != link.name) {
                     let outcome = self.attach_xdp(link, mode);
+                    let fine = outcome.is_ok();
                     self.record(link, hook, outcome.map(|()| Some(mode)), demanded, report);
+                    if let Some(note) = xdp::caution(link, mode).filter(|_| fine) {
+                        self.annotate(link, hook, note.to_owned());
+                    }
                 }
             }
             plan @ (Plan::None | Plan::Without(_)) => {

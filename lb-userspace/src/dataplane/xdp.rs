@@ -41,6 +41,15 @@ pub(super) fn plan(link: &Link, preference: XdpPreference) -> Plan {
     }
 }
 
+/// What to mind where XDP is attached in this mode.
+pub(super) fn caution(link: &Link, mode: Mode) -> Option<&'static str> {
+    // `veth_xdp_xmit` and XDP_TX need a receiver that polls.
+    let veth = link.kind.as_deref() == Some("veth");
+    (veth && mode == Mode::Native).then_some(
+        "frames that XDP sends are lost unless the other end of the veth has an XDP program too",
+    )
+}
+
 /// Attaches by a pinned link, or gives the link that is there the new program.
 pub(super) fn attach(
     program: &mut Xdp,
