@@ -115,6 +115,16 @@ impl Cluster {
     /// Starts one more pod with its server; its place among the node's pods.
     pub fn add_pod(&mut self, node: usize) -> Result<usize> {
         let index = self.topology.add_pod(node)?;
+        self.serve(node, index)
+    }
+
+    /// Starts a pod with its server and these last digits of its addresses.
+    pub fn add_pod_at(&mut self, node: usize, host: u8) -> Result<usize> {
+        let index = self.topology.add_pod_at(node, host)?;
+        self.serve(node, index)
+    }
+
+    fn serve(&mut self, node: usize, index: usize) -> Result<usize> {
         let server = serve(self.pod(node, index))?;
         self.servers.push(server.ready()?);
         Ok(index)

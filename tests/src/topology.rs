@@ -2,9 +2,12 @@
 //! behind each node, and a client outside, behind a router.
 //!
 //! ```text
-//! client 198.51.100.10 -- router 172.18.0.1 (wire) -+- node1 172.18.0.11 -- pods 10.244.1.0/24
-//!                                                   +- node2 172.18.0.12 -- pods 10.244.2.0/24
+//! client 198.51.100.10 -- router 192.0.2.254 (wire) -+- n1 192.0.2.1 -- pods 10.244.1.0/24
+//!                                                    +- n2 192.0.2.2 -- pods 10.244.2.0/24
 //! ```
+//!
+//! Names and addresses are those of `tests/data/cluster.yaml`, the dump of a
+//! real cluster, so that it describes this one.
 //!
 //! The router knows neither pods nor Services, as routers outside clusters
 //! don't: a reply that leaves a node with a pod's address is lost.
@@ -137,10 +140,16 @@ impl Topology {
 
     /// Starts one more pod on a node; its place among the node's pods.
     pub fn add_pod(&mut self, node: usize) -> Result<usize> {
+        let count = u8::try_from(self.nodes[node].pods.len()).context("too many pods")?;
+        self.add_pod_at(node, 11 + count)
+    }
+
+    /// Starts a pod whose addresses end in this number, as digits in both
+    /// families; its place among the node's pods.
+    pub fn add_pod_at(&mut self, node: usize, host: u8) -> Result<usize> {
         let plan = self.plan;
-        let node = self.nodes.get_mut(node).context("no such node")?;
-        let count = u8::try_from(node.pods.len()).context("too many pods")? + 1;
-        let pod = pod(node, count, plan)?;
+        let node = &mut self.nodes[node];
+        let pod = pod(node, host, plan)?;
         node.pods.push(pod);
         Ok(node.pods.len() - 1)
     }
@@ -154,7 +163,7 @@ impl Topology {
     /// take what XDP programs of nodes send back.
     fn make_fit_for_xdp(&mut self) -> Result<()> {
         let ends = self.nodes.iter().map(|node| (&node.netns, "eth0".to_owned()));
-        let ports: Vec<String> = NODES.iter().map(|number| format!("node{number}")).collect();
+        let ports: Vec<String> = NODES.iter().map(|number| format!("n{number}")).collect();
         let outside = [(&self.client, "eth0".to_owned()), (&self.router, "out".to_owned())];
         let far = ports.iter().map(|port| (&self.router, port.clone()));
         for (netns, device) in ends.chain(far).chain(outside) {
@@ -190,8 +199,8 @@ fn router(naming: Naming) -> Result<Namespace> {
     forward(&router)?;
     router.ip(&lines(
         "link add wire type bridge forward_delay 0 mcast_snooping 0
-         addr add 172.18.0.1/24 dev wire
-         addr add fd00:172:18::1/64 dev wire nodad
+         addr add 192.0.2.254/24 dev wire
+         addr add 2001:db8:2::fe/64 dev wire nodad
          link set wire up",
     ))?;
     Ok(router)
@@ -215,32 +224,30 @@ fn connect_client(router: &Namespace, client: &Namespace) -> Result<()> {
 }
 
 fn node(router: &Namespace, number: u8, plan: Plan) -> Result<Node> {
-    let name = format!("node{number}");
+    let name = format!("n{number}");
     let netns = Namespace::new(plan.naming, &name)?;
     forward(&netns)?;
     let addresses = Addresses {
-        v4: Ipv4Addr::new(172, 18, 0, 10 + number),
-        v6: Ipv6Addr::new(0xfd00, 0x172, 0x18, 0, 0, 0, 0, 0x10 + u16::from(number)),
+        v4: Ipv4Addr::new(192, 0, 2, number),
+        v6: Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, number.into()),
     };
     router.ip(&lines(&format!(
-        "link add node{number} type veth peer name eth0 netns {}
-         link set node{number} master wire up",
+        "link add n{number} type veth peer name eth0 netns {}
+         link set n{number} master wire up",
         netns.name()
     )))?;
     let mut setup = lines(&format!(
         "addr add {}/24 dev eth0
          addr add {}/64 dev eth0 nodad
          link set eth0 up
-         route add default via 172.18.0.1
-         route add default via fd00:172:18::1",
+         route add default via 192.0.2.254
+         route add default via 2001:db8:2::fe",
         addresses.v4, addresses.v6
     ));
     for other in NODES.iter().filter(|other| **other != number) {
         setup.extend(lines(&format!(
-            "route add 10.244.{other}.0/24 via 172.18.0.{}
-             route add fd00:10:244:{other}::/64 via fd00:172:18::{:x}",
-            10 + other,
-            0x10 + other
+            "route add 10.244.{other}.0/24 via 192.0.2.{other}
+             route add fd00:10:244:{other}::/64 via 2001:db8:2::{other}"
         )));
     }
     if plan.wiring == Wiring::Bridged {
@@ -255,27 +262,28 @@ fn node(router: &Namespace, number: u8, plan: Plan) -> Result<Node> {
     Ok(Node { netns, name, addresses, pods: Vec::new(), number })
 }
 
-fn pod(node: &Node, count: u8, plan: Plan) -> Result<Pod> {
+fn pod(node: &Node, host: u8, plan: Plan) -> Result<Pod> {
     let number = node.number;
-    let name = format!("pod-{number}{}", letter(count));
+    let name = format!("pod-{number}{}", letter(node.pods.len()));
     let netns = Namespace::new(plan.naming, &name)?;
+    let digits = u16::from(host / 10 * 16 + host % 10);
     let addresses = Addresses {
-        v4: Ipv4Addr::new(10, 244, number, 10 + count),
-        v6: Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, 0x10 + u16::from(count)),
+        v4: Ipv4Addr::new(10, 244, number, host),
+        v6: Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, digits),
     };
     let Addresses { v4, v6 } = addresses;
     let (gateway4, gateway6) = (format!("10.244.{number}.1"), format!("fd00:10:244:{number}::1"));
-    let host = format!("veth{count}");
+    let outer_end = format!("veth{host}");
     let inside = netns.name();
     let (outer, inner) = match plan.wiring {
         Wiring::Routed => (
             format!(
-                "link add {host} type veth peer name eth0 netns {inside}
-                 addr add {gateway4}/32 dev {host}
-                 addr add {gateway6}/128 dev {host} nodad
-                 link set {host} up
-                 route add {v4}/32 dev {host}
-                 route add {v6}/128 dev {host}"
+                "link add {outer_end} type veth peer name eth0 netns {inside}
+                 addr add {gateway4}/32 dev {outer_end}
+                 addr add {gateway6}/128 dev {outer_end} nodad
+                 link set {outer_end} up
+                 route add {v4}/32 dev {outer_end}
+                 route add {v6}/128 dev {outer_end}"
             ),
             format!(
                 "addr add {v4}/32 dev eth0
@@ -287,8 +295,8 @@ fn pod(node: &Node, count: u8, plan: Plan) -> Result<Pod> {
         ),
         Wiring::Bridged => (
             format!(
-                "link add {host} type veth peer name eth0 netns {inside}
-                 link set {host} master cni0 up"
+                "link add {outer_end} type veth peer name eth0 netns {inside}
+                 link set {outer_end} master cni0 up"
             ),
             format!(
                 "addr add {v4}/24 dev eth0
@@ -306,8 +314,9 @@ fn pod(node: &Node, count: u8, plan: Plan) -> Result<Pod> {
     Ok(Pod { netns, name, addresses })
 }
 
-fn letter(count: u8) -> char {
-    char::from(b'a' + (count - 1) % 26)
+/// Pods of a node are told apart by letters, as in `pod-1b`.
+fn letter(place: usize) -> char {
+    ('a'..='z').cycle().nth(place).unwrap_or('a')
 }
 
 /// Routing, with the strict check that a reply would go back where the packet

@@ -85,7 +85,7 @@ fn only_one() -> Result<File> {
 fn picture(cluster: &Cluster) -> Result<()> {
     println!("  client  {}", cluster.topology.client_addresses);
     for node in &cluster.topology.nodes {
-        println!("  {}   {}", node.name, node.addresses);
+        println!("  {:<7} {}", node.name, node.addresses);
         for pod in &node.pods {
             println!("    {}  {}", pod.name, pod.addresses);
         }
@@ -111,7 +111,7 @@ fn how_to_look_around(cluster: &Cluster) {
         );
     }
     println!("  nsenter --net=/run/netns/{PREFIX}-pod-1a curl http://10.96.0.10/");
-    println!("  nsenter --net=/run/netns/{PREFIX}-client curl http://172.18.0.11:30080/");
+    println!("  nsenter --net=/run/netns/{PREFIX}-client curl http://192.0.2.1:30080/");
     println!("  edit {}/cluster.yaml and see what changes", cluster.manifests.path().display());
     println!("to remove it: cargo xtask demo --remove");
 }
