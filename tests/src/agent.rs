@@ -15,6 +15,9 @@ use tempfile::TempDir;
 /// Where the BPF file system is.
 pub const BPF_FS: &str = "/sys/fs/bpf";
 
+/// Where agents that were told nothing else answer.
+pub const SOCKETS: &str = "/run/lb";
+
 /// How long the agent may take to start or to stop.
 const LIMIT: Duration = Duration::from_secs(20);
 

@@ -4,7 +4,7 @@
 //! meet, and so that what a killed run left behind can be told from what is in
 //! use.
 
-use crate::agent::BPF_FS;
+use crate::agent::{BPF_FS, SOCKETS};
 use crate::ip;
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
@@ -173,6 +173,7 @@ fn remove(name: &str) {
     for directory in [PathBuf::from(BPF_FS), std::env::temp_dir()] {
         let _ = std::fs::remove_dir_all(directory.join(name));
     }
+    let _ = std::fs::remove_file(Path::new(SOCKETS).join(name));
 }
 
 /// Removes everything whose name begins so.
@@ -185,8 +186,9 @@ pub fn remove_all(naming: Naming) {
 
 /// The names of everything that runs make: namespaces, pins, and files.
 fn everything() -> BTreeSet<String> {
-    let directories = [PathBuf::from(DIRECTORY), PathBuf::from(BPF_FS), std::env::temp_dir()];
-    let entries = directories.iter().filter_map(|directory| std::fs::read_dir(directory).ok());
+    let directories = [DIRECTORY, BPF_FS, SOCKETS].map(PathBuf::from);
+    let directories = directories.into_iter().chain([std::env::temp_dir()]);
+    let entries = directories.filter_map(|directory| std::fs::read_dir(directory).ok());
     entries.flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
