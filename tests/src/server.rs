@@ -39,7 +39,7 @@ fn serve(name: &str, mut stream: TcpStream) -> io::Result<()> {
         let path = request.start.split(' ').nth(1).unwrap_or("/");
         let body = match path.strip_prefix("/bytes/").map(str::parse::<usize>) {
             Some(Ok(length)) => pattern(length),
-            Some(Err(_)) | None => format!("{name} {peer} {}\n", sum(&request.body)).into_bytes(),
+            Some(Err(_)) | None => format!("{name} sees you as {peer}\n").into_bytes(),
         };
         let head = format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\

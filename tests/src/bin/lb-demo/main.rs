@@ -49,15 +49,19 @@ fn run(keep: bool) -> Result<bool> {
     picture(&cluster)?;
     let mut report = Report::default();
     let result = scenarios::run(&mut cluster, &mut report);
-    if keep && !interrupt::seen() {
+    let keep = keep && !interrupt::seen();
+    if keep {
         cluster.keep()?;
-        how_to_look_around(&cluster);
-    } else if result.is_ok() {
-        scenarios::cleanup(cluster, &mut report)?;
     }
     result?;
+    let hints = if keep {
+        how_to_look_around(&cluster)
+    } else {
+        scenarios::cleanup(cluster, &mut report)?;
+        String::new()
+    };
     println!(
-        "\n{} of {} scenarios held, {:.1} s",
+        "\n{} of {} scenarios held, {:.1} s\n{hints}",
         report.held(),
         report.all(),
         begin.elapsed().as_secs_f64()
@@ -99,19 +103,17 @@ fn picture(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn how_to_look_around(cluster: &Cluster) {
+fn how_to_look_around(cluster: &Cluster) -> String {
     let lb = lb_tests::process::binary("lb").unwrap_or_default();
-    println!("\nleft standing; to look around, for example:");
+    let manifests = cluster.manifests.path().display();
+    let mut lines = vec!["\nleft standing; to look around, for example:".to_owned()];
     for agent in &cluster.agents {
-        println!(
-            "  {} services --pin-dir {}    # {}",
-            lb.display(),
-            agent.pin_dir().display(),
-            agent.node()
-        );
+        let (pins, node) = (agent.pin_dir().display(), agent.node());
+        lines.push(format!("  {} services --pin-dir {pins}    # {node}", lb.display()));
     }
-    println!("  nsenter --net=/run/netns/{PREFIX}-pod-1a curl http://10.96.0.10/");
-    println!("  nsenter --net=/run/netns/{PREFIX}-client curl http://192.0.2.1:30080/");
-    println!("  edit {}/cluster.yaml and see what changes", cluster.manifests.path().display());
-    println!("to remove it: cargo xtask demo --remove");
+    lines.push(format!("  nsenter --net=/run/netns/{PREFIX}-pod-1a curl http://10.96.0.10/"));
+    lines.push(format!("  nsenter --net=/run/netns/{PREFIX}-client curl http://192.0.2.1:30080/"));
+    lines.push(format!("  edit {manifests}/cluster.yaml, or put other manifests beside it"));
+    lines.push("to remove it: cargo xtask demo --remove".to_owned());
+    lines.join("\n")
 }
