@@ -22,9 +22,10 @@ impl Stages {
     ) -> Result<()> {
         println!("\n=== {name}");
         let begin = Instant::now();
-        let remark = stage().with_context(|| format!("stage {name}"))?;
+        let result = stage().with_context(|| format!("stage {name}"));
+        let remark = result.as_ref().map_or("FAILED", String::as_str).to_owned();
         self.done.push((name, begin.elapsed(), remark));
-        Ok(())
+        result.map(drop)
     }
 
     /// Prints the table.

@@ -26,6 +26,12 @@ const FUZZ_SECONDS: u32 = 20;
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::require_root("`cargo xtask test`")?;
     let mut stages = Stages::new();
+    let result = all(options, &mut stages);
+    stages.summary();
+    result
+}
+
+fn all(options: &Options, stages: &mut Stages) -> Result<()> {
     stages.run("setup", || setup::run(setup::Purpose::Tests).map(|()| String::new()))?;
     stages.run("format", || plain(shell::cargo().args(["fmt", "--all", "--", "--check"])))?;
     stages.run("clippy, host", || {
@@ -62,7 +68,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             fuzz::all(FUZZ_SECONDS).map(|count| format!("{count} targets, {FUZZ_SECONDS} s each"))
         })?;
     }
-    stages.summary();
     Ok(())
 }
 
