@@ -31,7 +31,8 @@ fn completed(wiring: Wiring) -> Result<()> {
         vec![Service::new("none", 1).http(0).udp(0), some.endpoints(topology.pods())]
     })?;
     for node in &cluster.topology.nodes {
-        for device in ["eth0", "veth1", "veth2"] {
+        let ends = node.pods.iter().map(|pod| pod.outer_end.as_str());
+        for device in ends.chain(["eth0"]) {
             node.netns.output("ethtool", &["-K", device, "tx", "off"])?;
         }
     }

@@ -127,7 +127,7 @@ pub(super) fn pod(node: &Node, host: u8, plan: Plan) -> Result<Pod> {
          route add default via {gateway4} dev eth0
          route add default via {gateway6} dev eth0"
     )))?;
-    Ok(Pod { netns, name, addresses })
+    Ok(Pod { netns, name, addresses, outer_end })
 }
 
 /// Pods of a node are told apart by letters, as in `pod-1b`.

@@ -82,6 +82,8 @@ pub struct Pod {
     pub name: String,
     /// Its addresses.
     pub addresses: Addresses,
+    /// The node's end of its wire.
+    pub outer_end: String,
 }
 
 /// A node: a namespace that routes for its pods.
