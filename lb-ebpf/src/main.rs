@@ -29,6 +29,7 @@ mod refuse;
 mod rewrite;
 mod rewrite_frame;
 mod select;
+mod sockets;
 mod stats;
 mod tc;
 mod xdp;

@@ -3,10 +3,7 @@
 //! packets begin with it.
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
-use aya_ebpf::helpers::{
-    bpf_ktime_get_ns, bpf_redirect, bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release,
-    bpf_skb_pull_data,
-};
+use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_redirect, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
 use lb_common::{Hook, Tuple, V4, V6, Verdict};
 
@@ -16,9 +13,10 @@ use crate::fragments::{self, FragmentFamily};
 use crate::ingress::{self, Arrival};
 use crate::limit;
 use crate::log;
-use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, Window};
+use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Window};
 use crate::refuse::{self, RefuseFamily};
 use crate::rewrite::{self, RewriteFamily};
+use crate::sockets;
 use crate::stats::{self, Size};
 
 /// Lets programs behind ours and the qdisc go on: `TC_ACT_UNSPEC`, which tcx
@@ -154,7 +152,7 @@ fn egress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let departure = Departure { ifindex, now: now(), size: size(ctx, packet, L3) };
     let mut to = packet.tuple;
     let verdict = egress::decide(packet, &departure, &mut to, |tuple| {
-        has_socket(skb(ctx), tuple, packet.proto)
+        sockets::has_socket(skb(ctx).cast(), tuple, packet.proto)
     });
     if verdict == Verdict::DroppedNoPort {
         log::no_source_port(ctx, &packet.tuple, departure.now);
@@ -182,26 +180,4 @@ fn apply<A: TcFamily>(
         Some(()) => verdict,
         None => Verdict::DroppedRewrite,
     }
-}
-
-/// Whether a socket of this node would receive a packet with this tuple.
-#[inline(always)]
-fn has_socket<A: Family>(skb: *mut __sk_buff, tuple: &Tuple<A>, proto: u8) -> bool {
-    /// `BPF_F_CURRENT_NETNS`: the network namespace that the hook is in.
-    const CURRENT_NETNS: u64 = u64::MAX;
-    let mut key = A::sock_tuple(tuple);
-    let ctx = skb.cast();
-    let socket = if proto == TCP {
-        // SAFETY: the context and the tuple are valid, and the length fits it.
-        unsafe { bpf_sk_lookup_tcp(ctx, &raw mut key, A::SOCK_TUPLE_LEN, CURRENT_NETNS, 0) }
-    } else {
-        // SAFETY: as above.
-        unsafe { bpf_sk_lookup_udp(ctx, &raw mut key, A::SOCK_TUPLE_LEN, CURRENT_NETNS, 0) }
-    };
-    if socket.is_null() {
-        return false;
-    }
-    // SAFETY: a socket that a lookup returned must be released once.
-    unsafe { bpf_sk_release(socket.cast()) };
-    true
 }

@@ -3,10 +3,7 @@
 //! it with the same maps.
 
 use aya_ebpf::bindings::{bpf_fib_lookup, xdp_action};
-use aya_ebpf::helpers::{
-    bpf_fib_lookup as fib_lookup, bpf_ktime_get_ns, bpf_redirect, bpf_sk_lookup_tcp,
-    bpf_sk_lookup_udp, bpf_sk_release,
-};
+use aya_ebpf::helpers::{bpf_fib_lookup as fib_lookup, bpf_ktime_get_ns, bpf_redirect};
 use aya_ebpf::programs::XdpContext;
 use lb_common::filter::FRONTEND;
 use lb_common::flow::flag;
@@ -17,10 +14,10 @@ use crate::ETHERNET;
 use crate::family::{self, Family};
 use crate::ingress::{self, Arrival};
 use crate::maps::LB_INTERFACES;
-use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, TCP, V6_LEN, Window};
+use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, V6_LEN, Window};
 use crate::rewrite_frame::{self, FrameFamily, Macs};
 use crate::stats::{self, Size};
-use crate::{filter, flows};
+use crate::{filter, flows, sockets};
 
 /// What both families need, to write the hook once.
 trait XdpFamily: Family + FrameFamily {
@@ -118,8 +115,10 @@ fn ours<A: XdpFamily>(
         }
         row.last_used = now;
         let other = row.reverse_key();
-        flows::masquerade(row, &other, snat, |tuple| has_socket(ctx, tuple, packet.proto))
-            .map_err(ingress::failed)?;
+        flows::masquerade(row, &other, snat, |tuple| {
+            sockets::has_socket(ctx.ctx.cast(), tuple, packet.proto)
+        })
+        .map_err(ingress::failed)?;
     }
     flows::note(row, &row.reverse_key(), tcp::From::Client, packet.flags, now);
     let action = way.take(ifindex).ok_or(Verdict::HandedOver)?;
@@ -221,25 +220,4 @@ impl Way {
         // SAFETY: the helper has no preconditions.
         Some(unsafe { bpf_redirect(self.ifindex, 0) as u32 })
     }
-}
-
-/// Whether a socket of this node would receive a packet with this tuple.
-#[inline(always)]
-fn has_socket<A: Family>(ctx: &XdpContext, tuple: &Tuple<A>, proto: u8) -> bool {
-    const CURRENT_NETNS: u64 = u64::MAX;
-    let mut key = A::sock_tuple(tuple);
-    let ctx = ctx.ctx.cast();
-    let socket = if proto == TCP {
-        // SAFETY: the context and the tuple are valid, and the length fits it.
-        unsafe { bpf_sk_lookup_tcp(ctx, &raw mut key, A::SOCK_TUPLE_LEN, CURRENT_NETNS, 0) }
-    } else {
-        // SAFETY: as above.
-        unsafe { bpf_sk_lookup_udp(ctx, &raw mut key, A::SOCK_TUPLE_LEN, CURRENT_NETNS, 0) }
-    };
-    if socket.is_null() {
-        return false;
-    }
-    // SAFETY: a socket that a lookup returned must be released once.
-    unsafe { bpf_sk_release(socket.cast()) };
-    true
 }
