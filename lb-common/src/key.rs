@@ -16,21 +16,30 @@ pub struct FrontendKey<A> {
     pub port: BePort,
     /// IP protocol number (6 TCP, 17 UDP), or 0 for the row of the address.
     pub proto: u8,
-    /// Always 0.
-    pub pad: u8,
+    /// One of [`place`].
+    pub place: u8,
+}
+
+/// Where a frontend is dialled; the value of [`FrontendKey::place`].
+pub mod place {
+    /// On the network, and by sockets of this node.
+    pub const ANYWHERE: u8 = 0;
+    /// By sockets of this node alone: a node port on a loopback address. A
+    /// packet that comes from outside with such an address must not match.
+    pub const LOOPBACK: u8 = 1;
 }
 
 impl<A> FrontendKey<A> {
     /// Key of a port of an address.
     #[inline(always)]
     pub const fn new(addr: A, port: BePort, proto: u8) -> Self {
-        Self { addr, port, proto, pad: 0 }
+        Self { addr, port, proto, place: place::ANYWHERE }
     }
 
     /// Key of the row that claims the whole address.
     #[inline(always)]
     pub const fn address(addr: A) -> Self {
-        Self { addr, port: BePort::NONE, proto: 0, pad: 0 }
+        Self { addr, port: BePort::NONE, proto: 0, place: place::ANYWHERE }
     }
 }
 
@@ -65,10 +74,37 @@ pub struct FlowKey<A> {
     pub pad: [u8; 2],
 }
 
+/// Key of the affinity maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct AffinityKey<A> {
+    /// The client's address, as it was before any translation.
+    pub client: A,
+    /// The Service port: all its frontends share what a client was given.
+    pub service: u32,
+}
+
+/// What the prefix maps match: a longest-prefix lookup over both fields, with
+/// the owner always whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PrefixKey<A> {
+    /// The Service port whose source ranges these are, or [`PODS`].
+    pub owner: u32,
+    /// An address, of which the first bits count.
+    pub addr: A,
+}
+
+/// [`PrefixKey::owner`] of the ranges in which clients are local pods
+/// (`--detect-local cluster-cidr`). No Service port has this id.
+pub const PODS: u32 = 0;
+
 const _: () = {
     use crate::addr::{V4, V6};
     assert!(size_of::<FrontendKey<V4>>() == 8);
     assert!(size_of::<FrontendKey<V6>>() == 20);
     assert!(size_of::<FlowKey<V4>>() == 16);
     assert!(size_of::<FlowKey<V6>>() == 40);
+    assert!(size_of::<AffinityKey<V4>>() == 8 && size_of::<AffinityKey<V6>>() == 20);
+    assert!(size_of::<PrefixKey<V4>>() == 8 && size_of::<PrefixKey<V6>>() == 20);
 };

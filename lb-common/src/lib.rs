@@ -29,10 +29,10 @@ pub mod verdict;
 
 pub use addr::{Address, BePort, V4, V6};
 pub use flow::{Flow, Tuple};
-pub use key::{Direction, FlowKey, FrontendKey};
-pub use value::{Backend, Frontend, Interface, Segment, Service, ServiceName, Traffic};
+pub use key::{AffinityKey, Direction, FlowKey, FrontendKey, PrefixKey};
+pub use value::{Affinity, Backend, Frontend, Interface, Segment, Service, ServiceName, Traffic};
 pub use verdict::{Hook, Verdict};
 
 /// Version of every layout in this crate. The agent writes it beside its pins
 /// and refuses to reuse maps that carry another one.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -4,13 +4,18 @@
 pub const MAX_SERVICES: u32 = 16_384;
 /// Endpoints of Service ports; an endpoint behind two ports counts twice.
 pub const MAX_BACKENDS: u32 = 65_536;
-/// Slots, two to a word since array elements have a stride of 8 bytes. Four
-/// times the backends: an update needs room for the old and the new segment,
-/// and freed segments leave gaps.
-pub const MAX_SLOTS: u32 = 4 * MAX_BACKENDS;
+/// Slots, two to a word since array elements have a stride of 8 bytes: 8 MiB.
+/// An update needs room for the old and the new segment; a Maglev table has a
+/// hundred slots a backend.
+pub const MAX_SLOTS: u32 = 32 * MAX_BACKENDS;
 /// Frontends of one family: ClusterIP, its address row, and node ports on
 /// several addresses.
 pub const MAX_FRONTENDS: u32 = 65_536;
+/// Clients of one family with session affinity, times the Service ports that
+/// they use.
+pub const MAX_AFFINITY: u32 = 65_536;
+/// Prefixes of one family: source ranges.
+pub const MAX_PREFIXES: u32 = 16_384;
 /// Rows of the IPv4 flow table; a flow needs two, with source translation three.
 pub const MAX_FLOWS_V4: u32 = 262_144;
 /// Rows of the IPv6 flow table.

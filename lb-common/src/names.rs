@@ -39,9 +39,19 @@ pub const MAP_VERDICTS: &str = "LB_VERDICTS";
 pub const MAP_NAMES: &str = "LB_NAMES";
 /// Round-robin positions, by service id.
 pub const MAP_CURSORS: &str = "LB_CURSORS";
+/// IPv4 clients with session affinity.
+pub const MAP_AFFINITY_V4: &str = "LB_AFFINITY_V4";
+/// IPv6 clients with session affinity.
+pub const MAP_AFFINITY_V6: &str = "LB_AFFINITY_V6";
+/// IPv4 prefixes: source ranges of Services, and where local pods are.
+pub const MAP_PREFIXES_V4: &str = "LB_PREFIXES_V4";
+/// IPv6 prefixes.
+pub const MAP_PREFIXES_V6: &str = "LB_PREFIXES_V6";
+/// Open connections, by backend id.
+pub const MAP_OPEN: &str = "LB_OPEN";
 
 /// Every map that is pinned: all that must outlive the agent.
-pub const PINNED_MAPS: [&str; 14] = [
+pub const PINNED_MAPS: [&str; 19] = [
     MAP_FRONTENDS_V4,
     MAP_FRONTENDS_V6,
     MAP_SERVICES,
@@ -56,9 +66,35 @@ pub const PINNED_MAPS: [&str; 14] = [
     MAP_VERDICTS,
     MAP_NAMES,
     MAP_CURSORS,
+    MAP_AFFINITY_V4,
+    MAP_AFFINITY_V6,
+    MAP_PREFIXES_V4,
+    MAP_PREFIXES_V6,
+    MAP_OPEN,
 ];
 
 /// Load-time constant: first source port that translation may use.
 pub const GLOBAL_SNAT_PORT_MIN: &str = "SNAT_PORT_MIN";
 /// Load-time constant: last source port that translation may use.
 pub const GLOBAL_SNAT_PORT_MAX: &str = "SNAT_PORT_MAX";
+/// Load-time constant: bits of [`option`].
+pub const GLOBAL_OPTIONS: &str = "OPTIONS";
+
+/// What the agent's flags switch in the programs.
+pub mod option {
+    /// Source translation for every client of a node port, load balancer's or
+    /// external address whose policy is Cluster (kube-proxy).
+    pub const MASQUERADE_EXTERNAL: u32 = 1 << 0;
+    /// Source translation for clients of a ClusterIP that are not local pods
+    /// (kube-proxy with a detector).
+    pub const MASQUERADE_CLUSTER: u32 = 1 << 1;
+    /// Source translation for every client of a ClusterIP
+    /// (kube-proxy's `masqueradeAll`).
+    pub const MASQUERADE_ALL: u32 = 1 << 2;
+    /// Local pods are told by prefix, not by the interface.
+    pub const LOCAL_BY_PREFIX: u32 = 1 << 3;
+    /// Refuse instead of drop if the policy is Local and no backend is local.
+    pub const REFUSE_NO_LOCAL: u32 = 1 << 4;
+    /// Answer pings to Service addresses.
+    pub const ANSWER_ECHO: u32 = 1 << 5;
+}

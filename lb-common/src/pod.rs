@@ -2,8 +2,8 @@
 
 use crate::addr::{V4, V6};
 use crate::flow::Flow;
-use crate::key::{FlowKey, FrontendKey};
-use crate::value::{Backend, Frontend, Interface, Service, ServiceName, Traffic};
+use crate::key::{AffinityKey, FlowKey, FrontendKey, PrefixKey};
+use crate::value::{Affinity, Backend, Frontend, Interface, Service, ServiceName, Traffic};
 
 macro_rules! pod {
     ($($t:ty),* $(,)?) => {
@@ -14,6 +14,9 @@ macro_rules! pod {
 }
 
 pod!(
+    Affinity,
+    AffinityKey<V4>,
+    AffinityKey<V6>,
     Backend,
     Flow<V4>,
     Flow<V6>,
@@ -23,6 +26,8 @@ pod!(
     FrontendKey<V4>,
     FrontendKey<V6>,
     Interface,
+    PrefixKey<V4>,
+    PrefixKey<V6>,
     Service,
     ServiceName,
     Traffic,

@@ -11,6 +11,13 @@ pub mod frontend_kind {
     pub const CLUSTER_IP: u8 = 1;
     /// A node's address with a Service's node port.
     pub const NODE_PORT: u8 = 2;
+    /// An address that a load balancer gave the Service.
+    pub const LOAD_BALANCER: u8 = 3;
+    /// One of the Service's `externalIPs`.
+    pub const EXTERNAL_IP: u8 = 4;
+    /// The row of a whole load balancer's or external address (port 0):
+    /// unknown ports are somebody else's.
+    pub const EXTERNAL_ADDRESS: u8 = 5;
 }
 
 /// A row of the frontend maps: which Service port answers here.
@@ -21,10 +28,27 @@ pub struct Frontend {
     pub service: u32,
     /// One of [`frontend_kind`].
     pub kind: u8,
-    /// Which of the Service's segments this frontend uses: 0 cluster, 1 local.
+    /// One of [`scope`]: which of the Service's segments this frontend uses.
     pub scope: u8,
+    /// Bits of [`frontend_flag`].
+    pub flags: u8,
     /// Always 0.
-    pub pad: [u8; 2],
+    pub pad: u8,
+}
+
+/// Which endpoints may be picked; the value of [`Frontend::scope`].
+pub mod scope {
+    /// Those of the whole cluster.
+    pub const CLUSTER: u8 = 0;
+    /// Those of this node.
+    pub const LOCAL: u8 = 1;
+}
+
+/// Bits of [`Frontend::flags`].
+pub mod frontend_flag {
+    /// Only clients in the Service's ranges are served: rows of the prefix maps
+    /// under the Service's id.
+    pub const SOURCE_RANGES: u8 = 1 << 0;
 }
 
 /// A slice of the slot array. Eight aligned bytes: the agent replaces it with
@@ -44,6 +68,13 @@ pub mod policy {
     pub const ROUND_ROBIN: u8 = 0;
     /// A random slot.
     pub const RANDOM: u8 = 1;
+    /// By hash of the client's address, in a Maglev table.
+    pub const SOURCE_HASH: u8 = 2;
+    /// By hash of the client's address and port, in a Maglev table.
+    pub const MAGLEV: u8 = 3;
+    /// The one of two slots whose backend has fewer open connections for its
+    /// weight.
+    pub const LEAST_CONNECTIONS: u8 = 4;
 }
 
 /// A row of the service array: one port of one Service.
@@ -60,8 +91,11 @@ pub struct Service {
     pub proto: u8,
     /// Always 0.
     pub pad: u8,
-    /// Always 0; room for the affinity timeout.
-    pub reserved: [u32; 7],
+    /// After how many seconds without a new connection a client may be given
+    /// another backend; 0 without session affinity.
+    pub affinity: u32,
+    /// Always 0.
+    pub reserved: [u32; 6],
 }
 
 impl Segment {
@@ -103,7 +137,7 @@ pub mod backend_state {
     pub const FREE: u8 = 0;
     /// New connections and datagrams.
     pub const ACTIVE: u8 = 1;
-    /// Nothing new, but UDP flows that it has stay (serving, terminating).
+    /// Nothing new, but UDP flows that it has stay: it serves, and is not picked.
     pub const TERMINATING: u8 = 2;
     /// Gone from the Service: TCP connections that exist stay, all else leaves.
     pub const REMOVED: u8 = 3;
@@ -126,8 +160,27 @@ pub struct Backend {
     pub generation: u32,
     /// The Service port that owns the row.
     pub service: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// In which scopes it takes new connections: bit 0 cluster, bit 1 local
+    /// (`1 << scope`).
+    pub scopes: u8,
+    /// One of [`backend_reason`], for people.
+    pub reason: u8,
+    /// Its share of new connections, relative to the others'.
+    pub weight: u16,
+}
+
+/// Why a backend takes no new connections; the value of [`Backend::reason`].
+pub mod backend_reason {
+    /// It does take them.
+    pub const NONE: u8 = 0;
+    /// It is ending.
+    pub const TERMINATING: u8 = 1;
+    /// Its weight is 0.
+    pub const DRAINING: u8 = 2;
+    /// Others are closer, by the topology hints.
+    pub const FARTHER: u8 = 3;
+    /// It serves, but is not ready.
+    pub const NOT_READY: u8 = 4;
 }
 
 /// What an interface is for; the value of [`Interface::role`].
@@ -149,8 +202,10 @@ pub struct Interface {
     /// 1 if the XDP program is attached here, so that the XDP programs of other
     /// interfaces may redirect frames to this one.
     pub xdp: u8,
+    /// 1 if clients behind it are pods of this node, by `--detect-local`.
+    pub local: u8,
     /// Always 0.
-    pub pad: [u8; 2],
+    pub pad: u8,
     /// Source for IPv4 flows that need this node's address; 0 if none.
     pub snat_v4: u32,
     /// Source for IPv6 flows that need this node's address; 0 if none.
@@ -198,8 +253,22 @@ pub struct ServiceName {
     pub node_port: BePort,
 }
 
+/// A row of the affinity maps: the backend that a client was given last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Affinity {
+    /// When the client last opened a connection: nanoseconds of the monotonic
+    /// clock.
+    pub last_used: u64,
+    /// The backend's row.
+    pub backend: u32,
+    /// The generation of the backend's row.
+    pub generation: u32,
+}
+
 const _: () = {
     assert!(size_of::<Frontend>() == 8);
+    assert!(size_of::<Affinity>() == 16);
     assert!(size_of::<Segment>() == 8 && align_of::<Segment>() == 8);
     assert!(size_of::<Service>() == 64);
     assert!(size_of::<Backend>() == 32);

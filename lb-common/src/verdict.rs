@@ -44,35 +44,56 @@ pub enum Verdict {
     SourceRestored = 4,
     /// XDP: ours, but the stack must finish it; TC will meet it again.
     HandedOver = 5,
+    /// An ICMP error about a flow: given the addresses that its receiver knows.
+    ErrorTranslated = 6,
+    /// A ping to a Service's address: answered.
+    EchoAnswered = 7,
     /// Refused: the Service has no backend for it.
-    RefusedNoBackend = 6,
+    RefusedNoBackend = 8,
     /// Refused: the address is a Service's, the port is not.
-    RefusedUnknownPort = 7,
+    RefusedUnknownPort = 9,
+    /// Refused instead of dropped: the policy is Local, and no backend is on this node.
+    RefusedNoLocal = 10,
     /// Dropped: no free source port towards this backend.
-    DroppedNoPort = 8,
+    DroppedNoPort = 11,
     /// Dropped: the flow could not be remembered.
-    DroppedNoFlow = 9,
+    DroppedNoFlow = 12,
     /// Dropped: a later fragment whose first fragment was not seen.
-    DroppedFragment = 10,
+    DroppedFragment = 13,
     /// Dropped: ours, but the packet could not be rewritten.
-    DroppedRewrite = 11,
+    DroppedRewrite = 14,
+    /// Dropped: the policy is Local, and no backend is on this node, but on others.
+    DroppedNoLocal = 15,
+    /// Dropped: the client is outside the Service's `loadBalancerSourceRanges`.
+    DroppedSourceRange = 16,
+    /// Dropped: addressed to a Service's address, and about to leave the way it came.
+    DroppedLoop = 17,
+    /// Dropped: a ping beyond the limit for answers.
+    DroppedLimited = 18,
 }
 
 impl Verdict {
     /// Every verdict, in the order of its number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 19] = [
         Self::Passed,
         Self::Forwarded,
         Self::Returned,
         Self::SourceTranslated,
         Self::SourceRestored,
         Self::HandedOver,
+        Self::ErrorTranslated,
+        Self::EchoAnswered,
         Self::RefusedNoBackend,
         Self::RefusedUnknownPort,
+        Self::RefusedNoLocal,
         Self::DroppedNoPort,
         Self::DroppedNoFlow,
         Self::DroppedFragment,
         Self::DroppedRewrite,
+        Self::DroppedNoLocal,
+        Self::DroppedSourceRange,
+        Self::DroppedLoop,
+        Self::DroppedLimited,
     ];
 
     /// Name in metrics and status.
@@ -84,16 +105,28 @@ impl Verdict {
             Self::SourceTranslated => "source_translated",
             Self::SourceRestored => "source_restored",
             Self::HandedOver => "handed_over",
+            Self::ErrorTranslated => "error_translated",
+            Self::EchoAnswered => "echo_answered",
             Self::RefusedNoBackend => "refused_no_backend",
             Self::RefusedUnknownPort => "refused_unknown_port",
+            Self::RefusedNoLocal => "refused_no_local",
             Self::DroppedNoPort => "dropped_no_port",
             Self::DroppedNoFlow => "dropped_no_flow",
             Self::DroppedFragment => "dropped_fragment",
             Self::DroppedRewrite => "dropped_rewrite",
+            Self::DroppedNoLocal => "dropped_no_local",
+            Self::DroppedSourceRange => "dropped_source_range",
+            Self::DroppedLoop => "dropped_loop",
+            Self::DroppedLimited => "dropped_limited",
         }
     }
 
-    /// Whether the packet ends here.
+    /// Whether the packet is refused: answered by a reset or an ICMP error.
+    pub const fn is_refusal(self) -> bool {
+        matches!(self, Self::RefusedNoBackend | Self::RefusedUnknownPort | Self::RefusedNoLocal)
+    }
+
+    /// Whether the packet ends here, unanswered.
     pub const fn is_drop(self) -> bool {
         (self as u32) >= Self::DroppedNoPort as u32
     }

@@ -8,6 +8,15 @@ static SNAT_PORT_MIN: Global<u32> = Global::new(61_000);
 /// Last port of that range.
 #[unsafe(no_mangle)]
 static SNAT_PORT_MAX: Global<u32> = Global::new(65_535);
+/// Bits of [`lb_common::names::option`].
+#[unsafe(no_mangle)]
+static OPTIONS: Global<u32> = Global::new(lb_common::names::option::ANSWER_ECHO);
+
+/// Whether an option is on.
+#[inline(always)]
+pub(crate) fn option(bit: u32) -> bool {
+    OPTIONS.load() & bit != 0
+}
 
 /// First and last port of the range for source translation.
 #[inline(always)]

@@ -1,16 +1,16 @@
 //! Every map. Sizes are the defaults: the agent overrides them at load.
 
 use crate::packet::Packet;
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::limits::{
-    MAX_BACKENDS, MAX_FLOWS_V4, MAX_FLOWS_V6, MAX_FRONTENDS, MAX_INTERFACES, MAX_SERVICES,
-    MAX_SLOTS,
+    MAX_AFFINITY, MAX_BACKENDS, MAX_FLOWS_V4, MAX_FLOWS_V6, MAX_FRONTENDS, MAX_INTERFACES,
+    MAX_PREFIXES, MAX_SERVICES, MAX_SLOTS,
 };
 use lb_common::{
-    Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Service, ServiceName, Traffic, V4,
-    V6, filter, verdict,
+    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, PrefixKey,
+    Service, ServiceName, Traffic, V4, V6, filter, verdict,
 };
 
 /// What IPv4 clients dial.
@@ -68,6 +68,26 @@ pub(crate) static LB_NAMES: HashMap<u32, ServiceName> = HashMap::with_max_entrie
 #[map]
 pub(crate) static LB_CURSORS: PerCpuArray<[u32; 2]> =
     PerCpuArray::with_max_entries(MAX_SERVICES, 0);
+/// The backends that IPv4 clients were given, for session affinity.
+#[map]
+pub(crate) static LB_AFFINITY_V4: LruHashMap<AffinityKey<V4>, Affinity> =
+    LruHashMap::with_max_entries(MAX_AFFINITY, 0);
+/// The backends that IPv6 clients were given, for session affinity.
+#[map]
+pub(crate) static LB_AFFINITY_V6: LruHashMap<AffinityKey<V6>, Affinity> =
+    LruHashMap::with_max_entries(MAX_AFFINITY, 0);
+/// IPv4 source ranges of Services, and where local pods are.
+#[map]
+pub(crate) static LB_PREFIXES_V4: LpmTrie<PrefixKey<V4>, u32> =
+    LpmTrie::with_max_entries(MAX_PREFIXES, BPF_F_NO_PREALLOC);
+/// IPv6 source ranges of Services, and where local pods are.
+#[map]
+pub(crate) static LB_PREFIXES_V6: LpmTrie<PrefixKey<V6>, u32> =
+    LpmTrie::with_max_entries(MAX_PREFIXES, BPF_F_NO_PREALLOC);
+/// Open connections, by backend id: what least-connections compares. Shared by
+/// all CPUs; the agent puts right what flows that ended unseen left behind.
+#[map]
+pub(crate) static LB_OPEN: Array<u64> = Array::with_max_entries(MAX_BACKENDS, BPF_F_MMAPABLE);
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
 pub(crate) static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_entries(1, 0);

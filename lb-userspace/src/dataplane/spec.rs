@@ -2,10 +2,11 @@
 //! aya opens a pin without looking at it.
 
 use super::{DataplaneError, PinDir};
+use aya::maps::lpm_trie::Key;
 use aya::maps::{MapInfo, MapType};
 use lb_common::{
-    Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, Service, ServiceName, Traffic, V4,
-    V6, filter, limits, names, verdict,
+    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, PrefixKey,
+    Service, ServiceName, Traffic, V4, V6, filter, limits, names, verdict,
 };
 
 /// Sizes of the maps. A pin directory keeps those that it was made with.
@@ -25,6 +26,10 @@ pub struct MapSizes {
     pub flows_v6: u32,
     /// Interfaces.
     pub interfaces: u32,
+    /// Clients with session affinity, of each family.
+    pub affinity: u32,
+    /// Source ranges of each family.
+    pub prefixes: u32,
 }
 
 impl Default for MapSizes {
@@ -37,6 +42,8 @@ impl Default for MapSizes {
             flows_v4: limits::MAX_FLOWS_V4,
             flows_v6: limits::MAX_FLOWS_V6,
             interfaces: limits::MAX_INTERFACES,
+            affinity: limits::MAX_AFFINITY,
+            prefixes: limits::MAX_PREFIXES,
         }
     }
 }
@@ -56,8 +63,18 @@ const fn spec<K, V>(name: &'static str, kind: MapType, entries: u32) -> MapSpec 
 
 /// Every pinned map.
 pub(super) const fn specs(sizes: &MapSizes) -> [MapSpec; names::PINNED_MAPS.len()] {
-    use MapType::{Array, Hash, LruHash, PerCpuArray};
-    let MapSizes { services, backends, slots, frontends, flows_v4, flows_v6, interfaces } = *sizes;
+    use MapType::{Array, Hash, LpmTrie, LruHash, PerCpuArray};
+    let MapSizes {
+        services,
+        backends,
+        slots,
+        frontends,
+        flows_v4,
+        flows_v6,
+        interfaces,
+        affinity,
+        prefixes,
+    } = *sizes;
     [
         spec::<FrontendKey<V4>, Frontend>(names::MAP_FRONTENDS_V4, Hash, frontends),
         spec::<FrontendKey<V6>, Frontend>(names::MAP_FRONTENDS_V6, Hash, frontends),
@@ -73,6 +90,11 @@ pub(super) const fn specs(sizes: &MapSizes) -> [MapSpec; names::PINNED_MAPS.len(
         spec::<u32, u64>(names::MAP_VERDICTS, PerCpuArray, verdict::VERDICT_COUNTERS),
         spec::<u32, ServiceName>(names::MAP_NAMES, Hash, services),
         spec::<u32, [u32; 2]>(names::MAP_CURSORS, PerCpuArray, services),
+        spec::<AffinityKey<V4>, Affinity>(names::MAP_AFFINITY_V4, LruHash, affinity),
+        spec::<AffinityKey<V6>, Affinity>(names::MAP_AFFINITY_V6, LruHash, affinity),
+        spec::<Key<PrefixKey<V4>>, u32>(names::MAP_PREFIXES_V4, LpmTrie, prefixes),
+        spec::<Key<PrefixKey<V6>>, u32>(names::MAP_PREFIXES_V6, LpmTrie, prefixes),
+        spec::<u32, u64>(names::MAP_OPEN, Array, backends),
     ]
 }
 

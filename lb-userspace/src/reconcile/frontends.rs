@@ -26,7 +26,7 @@ pub(super) fn rows_of(
     facts: &NetworkFacts,
 ) -> Vec<(FrontendId, Frontend)> {
     let proto = service.key.protocol.number();
-    let row = |kind| Frontend { service: id, kind, scope: 0, pad: [0; 2] };
+    let row = |kind| Frontend { service: id, kind, ..Frontend::default() };
     let mut rows = Vec::new();
     for &addr in &service.cluster_ips {
         let port = FrontendId { addr, port: service.port, proto };

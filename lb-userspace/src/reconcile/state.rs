@@ -5,7 +5,7 @@ use super::extents::{Extent, ExtentPool};
 use super::ids::IdPool;
 use crate::dataplane::maps::{FrontendId, ServiceHeader};
 use crate::desired::ServicePortKey;
-use lb_common::value::backend_state;
+use lb_common::value::{backend_reason, backend_state, scope};
 use lb_common::{Address as _, Backend, BePort, Frontend, Segment, Service, V4, V6, filter};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -167,7 +167,9 @@ pub(super) fn backend_row(endpoint: Endpoint, service: u32, state: u8, generatio
         family: u8::from(endpoint.0.is_ipv6()),
         generation,
         service,
-        reserved: 0,
+        scopes: 1 << scope::CLUSTER,
+        reason: backend_reason::NONE,
+        weight: 1,
     }
 }
 

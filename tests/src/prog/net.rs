@@ -118,7 +118,8 @@ impl Port {
         let v4 = V4::from(self.v4.parse::<std::net::Ipv4Addr>().expect("an address"));
         let v6 = V6::from(self.v6.parse::<std::net::Ipv6Addr>().expect("an address"));
         let xdp = u8::from(self.role == role::UPLINK);
-        Interface { role: self.role, xdp, pad: [0; 2], snat_v4: v4.0, snat_v6: v6.0 }
+        let local = u8::from(self.role == role::POD);
+        Interface { role: self.role, xdp, local, pad: 0, snat_v4: v4.0, snat_v6: v6.0 }
     }
 }
 

@@ -104,7 +104,9 @@ impl Rig {
             family,
             generation: old.generation + 1,
             service,
-            reserved: 0,
+            scopes: 1,
+            reason: 0,
+            weight: 1,
         };
         self.set_array(names::MAP_BACKENDS, id, backend);
     }

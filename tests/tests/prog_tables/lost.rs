@@ -143,7 +143,7 @@ fn datagrams_and_new_connections_follow_a_frontend_that_moves() {
         // Not a Service's any more: the node itself may have the port.
         case.enter(&mut rig, POD_2, &case.open(client, front)).passed();
         let kind = frontend_kind::NODE_PORT;
-        let row = Frontend { service: other.id, kind, scope: 0, pad: [0; 2] };
+        let row = Frontend { service: other.id, kind, ..Frontend::default() };
         rig.add_frontend(front, case.proto(), row);
         case.enter(&mut rig, POD_2, &case.open(client, front)).forwarded_to(new);
         case.leave(&mut rig, POD_2, &case.accept(new, client)).returned_from(front);

@@ -129,7 +129,7 @@ fn a_frontend_of_local_scope_has_its_own_segment() {
             ..ServiceSpec::default()
         });
         rig.clear_flows();
-        let local = Frontend { service: rows.id, kind: 2, scope: 1, pad: [0; 2] };
+        let local = Frontend { service: rows.id, kind: 2, scope: 1, ..Frontend::default() };
         rig.add_frontend(case.vip(9, 80), case.proto(), local);
         // No slots in it: nothing takes the flow.
         let packet = case.open(case.pod(1, 20, 4000), case.vip(9, 80));

@@ -1,7 +1,8 @@
 //! `LB_BACKENDS`: one row of four words for each endpoint of a Service port.
 //!
 //! Words 0 and 1 are the address, word 2 port, state, family and generation,
-//! word 3 the owner. Word 2 is what publishes or withdraws a row.
+//! word 3 the owner and
+//! how new connections choose it. Word 2 is what publishes or withdraws a row.
 
 use super::error::MapsError;
 use super::region::{Region, pair, unpair};
@@ -35,7 +36,8 @@ impl BackendTable {
         let (addr, more) = (unpair(words[0]), unpair(words[1]));
         let (head, generation) = unpair(words[STATE]);
         let [port @ .., state, family] = head.to_ne_bytes();
-        let (service, reserved) = unpair(words[3]);
+        let (service, choice) = unpair(words[3]);
+        let [scopes, reason, weight @ ..] = choice.to_ne_bytes();
         Some(Backend {
             addr: [addr.0, addr.1, more.0, more.1],
             port: BePort(u16::from_ne_bytes(port)),
@@ -43,7 +45,9 @@ impl BackendTable {
             family,
             generation,
             service,
-            reserved,
+            scopes,
+            reason,
+            weight: u16::from_ne_bytes(weight),
         })
     }
 
@@ -52,10 +56,12 @@ impl BackendTable {
     pub fn set(&mut self, id: u32, row: &Backend) -> Result<(), MapsError> {
         let [low, high] = row.port.0.to_ne_bytes();
         let head = u32::from_ne_bytes([low, high, row.state, row.family]);
+        let [light, heavy] = row.weight.to_ne_bytes();
+        let choice = u32::from_ne_bytes([row.scopes, row.reason, light, heavy]);
         let words = [
             (0, pair(row.addr[0], row.addr[1])),
             (1, pair(row.addr[2], row.addr[3])),
-            (3, pair(row.service, row.reserved)),
+            (3, pair(row.service, choice)),
             (STATE, pair(head, row.generation)),
         ];
         for (word, value) in words {

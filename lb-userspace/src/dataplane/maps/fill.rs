@@ -40,7 +40,8 @@ fn fill_of(pin_dir: &Path, maps: &Maps, map: &'static str) -> Result<MapFill, Ma
         names::MAP_SERVICE_TRAFFIC
         | names::MAP_BACKEND_TRAFFIC
         | names::MAP_VERDICTS
-        | names::MAP_CURSORS => (None, max),
+        | names::MAP_CURSORS
+        | names::MAP_OPEN => (None, max),
         _ => (Some(count_keys(&data, info.key_size(), max)), max),
     };
     Ok(MapFill { map, used, max, bytes: memory(&data) })
