@@ -28,6 +28,8 @@ pub mod flag {
     pub const EXTERNAL: u8 = 1 << 1;
     /// The way to the backend was seen and needs no source translation.
     pub const NO_SNAT: u8 = 1 << 2;
+    /// The backend must see this node's address, whatever the way to it is.
+    pub const MASQUERADE: u8 = 1 << 4;
     /// Set only in the row under [`super::Flow::restore_key`], to tell it from
     /// the row under [`super::Flow::forward_key`].
     pub const RESTORE: u8 = 1 << 3;

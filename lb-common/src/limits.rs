@@ -1,6 +1,6 @@
 //! Sizes of the maps and bounds of the packet path, each with its reason.
 
-/// Service ports. The row is 64 bytes and its counters 48 a CPU.
+/// Service ports. The row is 64 bytes and so are its counters, by CPU.
 pub const MAX_SERVICES: u32 = 16_384;
 /// Endpoints of Service ports; an endpoint behind two ports counts twice.
 pub const MAX_BACKENDS: u32 = 65_536;

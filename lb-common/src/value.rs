@@ -229,6 +229,12 @@ pub struct Traffic {
     pub bytes_out: u64,
     /// Packets from clients that were refused.
     pub refused: u64,
+    /// Packets from clients that were dropped, since the policy is Local and no
+    /// backend is on this node.
+    pub no_local: u64,
+    /// Packets from clients that were dropped, since they are outside the
+    /// Service's source ranges.
+    pub out_of_range: u64,
 }
 
 /// Longest name that [`ServiceName`] holds (RFC 1123 label, as the API allows).
@@ -273,6 +279,6 @@ const _: () = {
     assert!(size_of::<Service>() == 64);
     assert!(size_of::<Backend>() == 32);
     assert!(size_of::<Interface>() == 24);
-    assert!(size_of::<Traffic>() == 48);
+    assert!(size_of::<Traffic>() == 64);
     assert!(size_of::<ServiceName>() == 3 * NAME_LEN + 1 + 2 + 2);
 };

@@ -101,7 +101,8 @@ fn towards_backend<A: Family>(
     Verdict::SourceTranslated
 }
 
-/// Whether the backend's reply would miss this node: to a client that is its
+/// Whether the backend must see this node's address: its reply would miss this
+/// node otherwise, or kube-proxy's rules ask for it. Replies miss the node to a client that is its
 /// own backend, to one behind the same interface as the backend, and to one
 /// from outside if the backend is not a pod of this node.
 #[inline(always)]
@@ -109,5 +110,5 @@ fn misses_this_node<A: Family>(ifindex: u32, interface: &Interface, row: &Flow<A
     let hairpin = row.client == row.backend_addr;
     let one_armed = row.ifindex == ifindex;
     let beyond = row.flags & flag::EXTERNAL != 0 && interface.role != role::POD;
-    hairpin || one_armed || beyond
+    hairpin || one_armed || beyond || row.flags & flag::MASQUERADE != 0
 }

@@ -1,11 +1,15 @@
 //! Binds an address family to its maps and to the kernel's numbers for it.
 
 use aya_ebpf::bindings::{bpf_fib_lookup, bpf_sock_tuple};
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuArray};
-use lb_common::{Address, BePort, Flow, FlowKey, Frontend, FrontendKey, Interface, Tuple, V4, V6};
+use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use lb_common::{
+    Address, Affinity, AffinityKey, BePort, Flow, FlowKey, Frontend, FrontendKey, Interface,
+    PrefixKey, Tuple, V4, V6,
+};
 
 use crate::maps::{
-    LB_FLOWS_V4, LB_FLOWS_V6, LB_FRONTENDS_V4, LB_FRONTENDS_V6, LB_PACKET_V4, LB_PACKET_V6,
+    Ask, LB_AFFINITY_V4, LB_AFFINITY_V6, LB_ASK_V4, LB_ASK_V6, LB_FLOWS_V4, LB_FLOWS_V6,
+    LB_FRONTENDS_V4, LB_FRONTENDS_V6, LB_PACKET_V4, LB_PACKET_V6, LB_PREFIXES_V4, LB_PREFIXES_V6,
     LB_SCRATCH_V4, LB_SCRATCH_V6,
 };
 use crate::packet::{self, Packet, Window};
@@ -19,6 +23,12 @@ pub(crate) trait Family: Address + 'static {
 
     /// What clients dial.
     fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend>;
+    /// Clients with session affinity.
+    fn affinity() -> &'static LruHashMap<AffinityKey<Self>, Affinity>;
+    /// Source ranges, and where local pods are.
+    fn prefixes() -> &'static LpmTrie<PrefixKey<Self>, u32>;
+    /// Room for keys of lookups that only new flows need.
+    fn ask() -> &'static PerCpuArray<Ask<Self>>;
     /// Flows.
     fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>>;
     /// Room for a flow row.
@@ -49,6 +59,21 @@ impl Family for V4 {
     #[inline(always)]
     fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend> {
         &LB_FRONTENDS_V4
+    }
+
+    #[inline(always)]
+    fn affinity() -> &'static LruHashMap<AffinityKey<Self>, Affinity> {
+        &LB_AFFINITY_V4
+    }
+
+    #[inline(always)]
+    fn prefixes() -> &'static LpmTrie<PrefixKey<Self>, u32> {
+        &LB_PREFIXES_V4
+    }
+
+    #[inline(always)]
+    fn ask() -> &'static PerCpuArray<Ask<Self>> {
+        &LB_ASK_V4
     }
 
     #[inline(always)]
@@ -100,6 +125,21 @@ impl Family for V6 {
     #[inline(always)]
     fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend> {
         &LB_FRONTENDS_V6
+    }
+
+    #[inline(always)]
+    fn affinity() -> &'static LruHashMap<AffinityKey<Self>, Affinity> {
+        &LB_AFFINITY_V6
+    }
+
+    #[inline(always)]
+    fn prefixes() -> &'static LpmTrie<PrefixKey<Self>, u32> {
+        &LB_PREFIXES_V6
+    }
+
+    #[inline(always)]
+    fn ask() -> &'static PerCpuArray<Ask<Self>> {
+        &LB_ASK_V6
     }
 
     #[inline(always)]

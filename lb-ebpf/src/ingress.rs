@@ -3,15 +3,14 @@
 
 use lb_common::filter::{BACKEND, FRONTEND, NODE_ADDR, SERVICE_ADDR};
 use lb_common::flow::{TOUCH_INTERVAL, flag};
-use lb_common::value::role;
 use lb_common::{Direction, Flow, Frontend, FrontendKey, Tuple, Verdict, tcp};
 
 use crate::family::{Family, port_number};
 use crate::flows::{self, Failure};
-use crate::maps::LB_INTERFACES;
 use crate::packet::{Packet, TCP, UDP};
+use crate::select::Client;
 use crate::stats::Size;
-use crate::{filter, globals, select, stats};
+use crate::{clients, filter, globals, select, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -54,7 +53,7 @@ pub(crate) fn decide<A: Family>(
                     Verdict::Forwarded
                 }
                 Err(verdict) => {
-                    if verdict == Verdict::RefusedNoBackend {
+                    if verdict.is_refusal() {
                         stats::refused(frontend.service);
                     }
                     verdict
@@ -139,16 +138,6 @@ pub(crate) fn holds<A: Family>(packet: &Packet<A>, row: &Flow<A>) -> bool {
     unsafe { A::frontends().get(&key) }.is_some_and(|frontend| frontend.service == row.service)
 }
 
-/// Whether the client of a packet that came in here is not a pod of this node.
-#[inline(always)]
-fn is_external(ifindex: u32) -> bool {
-    // SAFETY: one byte of a row that the agent replaces whole.
-    match unsafe { LB_INTERFACES.get(&ifindex) } {
-        Some(interface) => interface.role != role::POD,
-        None => false,
-    }
-}
-
 /// The verdict on a packet whose flow could not be made.
 #[inline(always)]
 pub(crate) fn failed(failure: Failure) -> Verdict {
@@ -187,8 +176,14 @@ pub(crate) fn new_flow<A: Family>(
         // There is nothing to reset, and a reset is never answered.
         return Err(Verdict::DroppedNoFlow);
     }
-    let Some(picked) = select::backend::<A>(frontend) else {
-        return Err(Verdict::RefusedNoBackend);
+    if !clients::is_admitted(*frontend, packet.tuple.src) {
+        return Err(stats::dropped(frontend.service, Verdict::DroppedSourceRange));
+    }
+    let origin = clients::origin(arrival.ifindex, packet.tuple.src);
+    let client = Client { addr: packet.tuple.src, now: arrival.now };
+    let picked = match select::backend(frontend, origin.scope(*frontend), &client) {
+        Ok(picked) => picked,
+        Err(verdict) => return Err(stats::dropped(frontend.service, verdict)),
     };
     let flow = blank(packet, arrival).ok_or(Verdict::DroppedNoFlow)?;
     flow.service = frontend.service;
@@ -197,8 +192,11 @@ pub(crate) fn new_flow<A: Family>(
     flow.backend_addr = A::from_words(picked.row.addr);
     flow.backend_port = picked.row.port;
     flow.ifindex = arrival.ifindex;
-    if is_external(arrival.ifindex) {
-        flow.flags = flag::EXTERNAL;
+    if origin.external {
+        flow.flags |= flag::EXTERNAL;
+    }
+    if origin.is_masqueraded(*frontend) {
+        flow.flags |= flag::MASQUERADE;
     }
     flows::reserve_reverse(flow, arrival.now).map_err(failed)?;
     if !flows::put(&flow.forward_key(), flow) {

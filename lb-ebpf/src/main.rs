@@ -13,6 +13,8 @@
 )]
 #![expect(clippy::needless_pass_by_value, reason = "the program macros pass the context so")]
 
+mod affinity;
+mod clients;
 mod egress;
 mod family;
 mod filter;

@@ -3,6 +3,7 @@
 use crate::packet::Packet;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::limits::{
     MAX_AFFINITY, MAX_BACKENDS, MAX_FLOWS_V4, MAX_FLOWS_V6, MAX_FRONTENDS, MAX_INTERFACES,
@@ -12,6 +13,17 @@ use lb_common::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, PrefixKey,
     Service, ServiceName, Traffic, V4, V6, filter, verdict,
 };
+
+/// Keys and rows of lookups that only new flows need.
+#[repr(C)]
+pub(crate) struct Ask<A> {
+    /// For source ranges and local pods.
+    pub(crate) prefix: Key<PrefixKey<A>>,
+    /// For session affinity.
+    pub(crate) affinity: AffinityKey<A>,
+    /// Its row.
+    pub(crate) given: Affinity,
+}
 
 /// What IPv4 clients dial.
 #[map]
@@ -94,6 +106,13 @@ pub(crate) static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_e
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
 pub(crate) static LB_SCRATCH_V6: PerCpuArray<Flow<V6>> = PerCpuArray::with_max_entries(1, 0);
+/// Room for keys and rows of lookups that only new flows need: the stack is
+/// too small for all of them.
+#[map]
+pub(crate) static LB_ASK_V4: PerCpuArray<Ask<V4>> = PerCpuArray::with_max_entries(1, 0);
+/// Room for keys and rows of lookups that only new flows need.
+#[map]
+pub(crate) static LB_ASK_V6: PerCpuArray<Ask<V6>> = PerCpuArray::with_max_entries(1, 0);
 /// Room for what the parser found.
 #[map]
 pub(crate) static LB_PACKET_V4: PerCpuArray<Packet<V4>> = PerCpuArray::with_max_entries(1, 0);

@@ -73,6 +73,22 @@ pub(crate) fn connection<A: Address>(flow: &Flow<A>) {
     both(flow.service, flow.backend, |traffic| traffic.connections += 1);
 }
 
+/// Counts a packet that is dropped for its client's sake; a verdict of another
+/// kind counts elsewhere. Returns the verdict.
+#[inline(always)]
+pub(crate) fn dropped(service: u32, verdict: Verdict) -> Verdict {
+    if let Some(traffic) = LB_SVC_TRAFFIC.get_ptr_mut(service) {
+        // SAFETY: a valid element of this CPU's array; nothing else borrows it.
+        let traffic = unsafe { &mut *traffic };
+        if verdict == Verdict::DroppedNoLocal {
+            traffic.no_local += 1;
+        } else if verdict == Verdict::DroppedSourceRange {
+            traffic.out_of_range += 1;
+        }
+    }
+    verdict
+}
+
 /// A packet refused for want of a backend.
 #[inline(always)]
 pub(crate) fn refused(service: u32) {

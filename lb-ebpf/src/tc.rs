@@ -117,7 +117,7 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let arrival = Arrival { ifindex, now: now(), size: size(ctx, packet, L3) };
     let mut to = packet.tuple;
     let verdict = ingress::decide(packet, &arrival, &mut to);
-    if matches!(verdict, Verdict::RefusedNoBackend | Verdict::RefusedUnknownPort) {
+    if verdict.is_refusal() {
         stats::verdict(Hook::Ingress, verdict);
         return if limit::allows_answer(arrival.now) && refuse::answer(skb(ctx), packet, L3) {
             // SAFETY: the answer goes out where the packet came in.

@@ -2,7 +2,7 @@
 //! buffer. What it cannot finish goes to the stack untouched, where TC meets
 //! it with the same maps.
 
-use aya_ebpf::bindings::{bpf_fib_lookup, xdp_action};
+use aya_ebpf::bindings::{bpf_fib_lookup, xdp_action, xdp_md};
 use aya_ebpf::helpers::{bpf_fib_lookup as fib_lookup, bpf_ktime_get_ns, bpf_redirect};
 use aya_ebpf::programs::XdpContext;
 use lb_common::filter::FRONTEND;
@@ -45,11 +45,23 @@ impl XdpFamily for V6 {
 pub(crate) fn run(ctx: &XdpContext) -> u32 {
     const ETHERTYPE: usize = 12;
     let window = Window { start: ctx.data(), end: ctx.data_end() };
-    let (verdict, action) = match window.read::<u16>(ETHERTYPE) {
-        Some(ETHERTYPE_V4) => of_family::<V4>(ctx, window),
-        Some(ETHERTYPE_V6) => of_family::<V6>(ctx, window),
-        _ => to_stack(Verdict::Passed),
-    };
+    match window.read::<u16>(ETHERTYPE) {
+        Some(ETHERTYPE_V4) => of_family::<V4>(ctx.ctx),
+        Some(ETHERTYPE_V6) => of_family::<V6>(ctx.ctx),
+        _ => {
+            stats::verdict(Hook::Xdp, Verdict::Passed);
+            xdp_action::XDP_PASS
+        }
+    }
+}
+
+/// A function of its own for each family: together they need more stack than a
+/// program has.
+#[inline(never)]
+fn of_family<A: XdpFamily>(ctx: *mut xdp_md) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    let window = Window { start: ctx.data(), end: ctx.data_end() };
+    let (verdict, action) = decide::<A>(&ctx, window);
     stats::verdict(Hook::Xdp, verdict);
     action
 }
@@ -61,7 +73,7 @@ fn to_stack(verdict: Verdict) -> (Verdict, u32) {
 }
 
 #[inline(always)]
-fn of_family<A: XdpFamily>(ctx: &XdpContext, window: Window) -> (Verdict, u32) {
+fn decide<A: XdpFamily>(ctx: &XdpContext, window: Window) -> (Verdict, u32) {
     let Some(packet) = family::parse::<A>(window, ETHERNET) else {
         return to_stack(Verdict::Passed);
     };

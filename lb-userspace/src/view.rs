@@ -2,10 +2,10 @@
 //! people: for `lb services`, `lb status` and the metrics.
 
 use crate::dataplane::maps::{Maps, MapsError};
-use crate::desired::Policy;
+use crate::desired::{Policy, Takes};
 use crate::reconcile::key_of;
-use lb_common::value::{backend_state, frontend_kind, policy};
-use lb_common::{Backend, Hook, Traffic, V4, V6, Verdict};
+use lb_common::value::{backend_state, frontend_kind, policy, scope};
+use lb_common::{Backend, Frontend, Hook, Traffic, V4, V6, Verdict};
 use serde::Serialize;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -44,8 +44,14 @@ pub struct BackendView {
     pub address: IpAddr,
     /// Its port.
     pub port: u16,
-    /// `active` or `terminating`.
+    /// `active`, or why it takes nothing new: `terminating`, `draining`,
+    /// `farther` (by topology), `not-ready`.
     pub state: &'static str,
+    /// In which scopes it takes new connections: `cluster`, `local`, `both` or
+    /// `none`.
+    pub scope: &'static str,
+    /// Its share of new connections, relative to the others'.
+    pub weight: u16,
     /// What it got.
     #[serde(flatten)]
     pub counters: Counters,
@@ -66,8 +72,19 @@ pub struct ServiceView {
     pub port: u16,
     /// The cluster addresses.
     pub cluster_ips: Vec<IpAddr>,
+    /// The addresses of a load balancer.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// The external addresses.
+    pub external_ips: Vec<IpAddr>,
     /// The port on the node's addresses.
     pub node_port: Option<u16>,
+    /// Which endpoints clients of the cluster addresses get: `cluster` or
+    /// `local`.
+    pub internal_scope: &'static str,
+    /// Which endpoints clients of all other addresses get.
+    pub external_scope: &'static str,
+    /// For how many seconds a client stays with its backend, if it does.
+    pub affinity_seconds: Option<u32>,
     /// How backends are picked.
     pub policy: &'static str,
     /// What the Service port got, over all its backends, also former ones.
@@ -75,6 +92,11 @@ pub struct ServiceView {
     pub counters: Counters,
     /// Packets from clients that were refused.
     pub packets_refused: u64,
+    /// Packets from clients that were dropped: the policy is Local, and no
+    /// backend is on this node.
+    pub packets_dropped_no_local: u64,
+    /// Packets from clients that were dropped: outside the source ranges.
+    pub packets_dropped_source_range: u64,
     /// Its backends.
     pub backends: Vec<BackendView>,
 }
@@ -82,18 +104,15 @@ pub struct ServiceView {
 /// Every Service port in force, by namespace, name, port name and protocol.
 pub fn services(maps: &Maps) -> Result<Vec<ServiceView>, MapsError> {
     let mut backends = backends_by_service(maps);
-    let mut addresses: HashMap<u32, Vec<IpAddr>> = HashMap::new();
-    for (id, row) in maps.frontends.rows()? {
-        if row.kind == frontend_kind::CLUSTER_IP {
-            addresses.entry(row.service).or_default().push(id.addr);
-        }
+    let mut addresses: HashMap<u32, Addresses> = HashMap::new();
+    for (id, row) in maps.frontends.rows()?.into_iter().filter(|(id, _)| !id.is_address()) {
+        addresses.entry(row.service).or_default().add(id.addr, row);
     }
     let mut views = BTreeMap::new();
     for (id, name) in maps.names.rows()? {
         let row = maps.services.get(id).filter(|row| row.used == 1);
         let (Some(key), Some(row)) = (key_of(&name), row) else { continue };
-        let mut cluster_ips = addresses.remove(&id).unwrap_or_default();
-        cluster_ips.sort_unstable();
+        let addresses = addresses.remove(&id).unwrap_or_default().sorted();
         let traffic = maps.service_traffic.get(id)?;
         let rows = backends.remove(&id).unwrap_or_default();
         let view = ServiceView {
@@ -102,11 +121,18 @@ pub fn services(maps: &Maps) -> Result<Vec<ServiceView>, MapsError> {
             port_name: key.port_name.clone(),
             protocol: key.protocol.to_string(),
             port: name.port.get(),
-            cluster_ips,
+            cluster_ips: addresses.cluster,
+            load_balancer_ips: addresses.load_balancer,
+            external_ips: addresses.external,
+            internal_scope: scope_name(addresses.internal_scope),
+            external_scope: scope_name(addresses.external_scope),
+            affinity_seconds: Some(row.affinity).filter(|seconds| *seconds != 0),
             node_port: Some(name.node_port.get()).filter(|port| *port != 0),
             policy: policy_name(row.policy),
             counters: traffic.into(),
             packets_refused: traffic.refused,
+            packets_dropped_no_local: traffic.no_local,
+            packets_dropped_source_range: traffic.out_of_range,
             backends: rows
                 .into_iter()
                 .map(|(id, row)| backend_view(maps, id, &row))
@@ -115,6 +141,46 @@ pub fn services(maps: &Maps) -> Result<Vec<ServiceView>, MapsError> {
         views.insert(key, view);
     }
     Ok(views.into_values().collect())
+}
+
+const CLUSTER: u8 = 1 << scope::CLUSTER;
+const LOCAL: u8 = 1 << scope::LOCAL;
+
+/// Where a Service port answers.
+#[derive(Default)]
+struct Addresses {
+    cluster: Vec<IpAddr>,
+    load_balancer: Vec<IpAddr>,
+    external: Vec<IpAddr>,
+    internal_scope: u8,
+    external_scope: u8,
+}
+
+impl Addresses {
+    fn add(&mut self, addr: IpAddr, row: Frontend) {
+        match row.kind {
+            frontend_kind::CLUSTER_IP => self.cluster.push(addr),
+            frontend_kind::LOAD_BALANCER => self.load_balancer.push(addr),
+            frontend_kind::EXTERNAL_IP => self.external.push(addr),
+            _ => {}
+        }
+        if row.kind == frontend_kind::CLUSTER_IP {
+            self.internal_scope = row.scope;
+        } else {
+            self.external_scope = row.scope;
+        }
+    }
+
+    fn sorted(mut self) -> Self {
+        self.cluster.sort_unstable();
+        self.load_balancer.sort_unstable();
+        self.external.sort_unstable();
+        self
+    }
+}
+
+const fn scope_name(number: u8) -> &'static str {
+    if number == scope::LOCAL { "local" } else { "cluster" }
 }
 
 /// Backends in force, each Service's by address and port.
@@ -135,7 +201,14 @@ fn backend_view(maps: &Maps, id: u32, row: &Backend) -> Result<BackendView, Maps
     Ok(BackendView {
         address: address(row),
         port: row.port.get(),
-        state: if row.state == backend_state::ACTIVE { "active" } else { "terminating" },
+        state: Takes::describe(row.reason),
+        scope: match row.scopes {
+            0 => "none",
+            CLUSTER => "cluster",
+            LOCAL => "local",
+            _ => "both",
+        },
+        weight: row.weight,
         counters: maps.backend_traffic.get(id)?.into(),
     })
 }

@@ -19,6 +19,7 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use aya::maps::{Map, PerCpuArray};
 use aya::programs::{Program, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
+use lb_common::names::option;
 use lb_common::{Hook, Verdict, names, verdict};
 use lb_userspace::object::OBJECT;
 use nix::sched::{CloneFlags, setns};
@@ -163,8 +164,16 @@ pub struct Rig {
 }
 
 type Shared = LazyLock<Mutex<Rig>>;
-static PLENTY: Shared = LazyLock::new(|| Mutex::new(Rig::load(&SNAT_PORTS)));
-static SCARCE: Shared = LazyLock::new(|| Mutex::new(Rig::load(&SCARCE_PORTS)));
+static PLENTY: Shared = LazyLock::new(|| Mutex::new(Rig::load(&SNAT_PORTS, option::ANSWER_ECHO)));
+static SCARCE: Shared = LazyLock::new(|| Mutex::new(Rig::load(&SCARCE_PORTS, option::ANSWER_ECHO)));
+static KUBE_PROXY: Shared = LazyLock::new(|| {
+    let options = option::MASQUERADE_EXTERNAL | option::MASQUERADE_CLUSTER;
+    Mutex::new(Rig::load(&SNAT_PORTS, options))
+});
+static BY_PREFIX: Shared = LazyLock::new(|| {
+    let options = option::LOCAL_BY_PREFIX | option::REFUSE_NO_LOCAL;
+    Mutex::new(Rig::load(&SNAT_PORTS, options))
+});
 
 impl Rig {
     /// The rig of this test binary, emptied, for one test at a time; none if
@@ -172,6 +181,18 @@ impl Rig {
     /// namespace and stays on one CPU, since round-robin counts per CPU.
     pub fn take() -> Option<MutexGuard<'static, Self>> {
         root_or_skip().then(|| Self::take_from(&PLENTY))
+    }
+
+    /// Likewise a rig whose programs replace clients' addresses as kube-proxy
+    /// does, telling local pods by interface.
+    pub fn take_kube_proxy() -> Option<MutexGuard<'static, Self>> {
+        root_or_skip().then(|| Self::take_from(&KUBE_PROXY))
+    }
+
+    /// Likewise a rig whose programs refuse where the policy is Local and no
+    /// backend is, and tell local pods by their address.
+    pub fn take_by_prefix() -> Option<MutexGuard<'static, Self>> {
+        root_or_skip().then(|| Self::take_from(&BY_PREFIX))
     }
 
     /// Likewise a rig with [`SCARCE_PORTS`].
@@ -187,12 +208,13 @@ impl Rig {
         rig
     }
 
-    fn load(ports: &RangeInclusive<u16>) -> Self {
+    fn load(ports: &RangeInclusive<u16>, options: u32) -> Self {
         let netns = net::namespace();
         let (min, max) = (u32::from(*ports.start()), u32::from(*ports.end()));
         let mut loader = EbpfLoader::new();
         loader.override_global(names::GLOBAL_SNAT_PORT_MIN, &min, false);
         loader.override_global(names::GLOBAL_SNAT_PORT_MAX, &max, false);
+        loader.override_global(names::GLOBAL_OPTIONS, &options, false);
         for (map, size) in rows::SIZES {
             loader.map_max_entries(map, size);
         }

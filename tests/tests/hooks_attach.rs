@@ -42,6 +42,8 @@ impl Scene {
             flows_v4: 256,
             flows_v6: 256,
             interfaces: 64,
+            affinity: 64,
+            prefixes: 64,
         };
         HookOptions { sizes, ..HookOptions::new(&self.pin_dir) }
     }

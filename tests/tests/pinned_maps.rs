@@ -9,7 +9,7 @@ use lb_tests::privilege;
 use lb_userspace::dataplane::maps::Maps;
 use lb_userspace::dataplane::{HookOptions, Hooks, MapSizes, cleanup};
 use lb_userspace::desired::{
-    BackendState, Desired, DesiredBackend, DesiredService, Policy, Protocol, ServicePortKey,
+    Desired, DesiredBackend, DesiredService, Policy, Protocol, Scope, ServicePortKey, Takes,
 };
 use lb_userspace::reconcile::{NetworkFacts, Programmer};
 use lb_userspace::view::{ServiceView, services};
@@ -56,6 +56,8 @@ fn sizes() -> MapSizes {
         flows_v4: 1024,
         flows_v6: 1024,
         interfaces: 16,
+        affinity: 64,
+        prefixes: 64,
     }
 }
 
@@ -63,7 +65,8 @@ fn web(backends: &[&str]) -> DesiredService {
     let backend = |addr: &&str| DesiredBackend {
         addr: addr.parse().unwrap(),
         port: 8080,
-        state: BackendState::Active,
+        takes: Takes::New,
+        scopes: 1,
         local: false,
     };
     DesiredService {
@@ -77,6 +80,12 @@ fn web(backends: &[&str]) -> DesiredService {
         policy: Policy::Random,
         cluster_ips: vec!["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
         node_port: Some(30080),
+        load_balancer_ips: vec![],
+        external_ips: vec![],
+        source_ranges: vec![],
+        internal_scope: Scope::Cluster,
+        external_scope: Scope::Cluster,
+        affinity: None,
         backends: backends.iter().map(backend).collect(),
     }
 }
@@ -88,6 +97,8 @@ fn desired(service: DesiredService) -> Desired {
 fn facts() -> NetworkFacts {
     NetworkFacts {
         node_addresses: vec!["192.0.2.1".parse().unwrap()],
+        node_port_addresses: vec!["192.0.2.1".parse().unwrap()],
+        pods: vec![],
         translation_addresses: vec![],
     }
 }

@@ -1,6 +1,7 @@
 //! The agent: follows the manifests and the network, and keeps the kernel in
 //! line with both. It holds no state that matters: the kernel does.
 
+mod facts;
 mod http;
 mod metrics;
 mod node;
@@ -14,7 +15,7 @@ pub use socket::{SocketError, ask};
 pub(crate) use status::unix_now;
 pub use status::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SyncInfo};
 
-use crate::cli::MetricsAddress;
+use crate::cli::{BehaviourArgs, MetricsAddress};
 use crate::dataplane::maps::MapsError;
 use crate::dataplane::{DataplaneError, HookOptions};
 use crate::desired::CompileOptions;
@@ -46,6 +47,8 @@ pub struct Config {
     pub network: WatchOptions,
     /// How the data plane is set up; without source ports, they are chosen.
     pub hooks: HookOptions,
+    /// How Services behave.
+    pub behaviour: BehaviourArgs,
     /// Whether the source ports were chosen by the user.
     pub snat_ports_given: bool,
     /// The status socket.

@@ -3,9 +3,11 @@
 
 use super::report::Report;
 use super::status::{SharedStatus, SyncInfo, unix_now};
-use super::{AgentError, AgentInfo, Config, HookInfo, sysctl};
+use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, sysctl};
+use crate::cli::BehaviourArgs;
 use crate::dataplane::Hooks;
 use crate::desired::{CompileOptions, Desired, Problem, compile};
+use crate::model;
 use crate::netlink::{NetworkState, NetworkWatcher};
 use crate::reconcile::{NetworkFacts, Programmer, QUARANTINE};
 use crate::source::manifests::{ManifestDir, Snapshot};
@@ -46,6 +48,9 @@ pub(super) struct Node {
     programmer: Programmer,
     hooks: Hooks,
     compile: CompileOptions,
+    behaviour: BehaviourArgs,
+    /// This machine's Node object.
+    own: Option<Arc<model::Node>>,
     desired: Desired,
     problems: Vec<Problem>,
     facts: NetworkFacts,
@@ -82,6 +87,9 @@ impl Node {
             options.snat_ports = ports;
             report.set_lasting_warnings(warning);
         }
+        if let Some(complaint) = config.behaviour.complaint() {
+            tracing::warn!("{complaint}");
+        }
         let hooks = Hooks::open(&options)?;
         let programmer = Programmer::open(&options.pin_dir, Instant::now())?;
         tracing::info!(
@@ -97,6 +105,8 @@ impl Node {
             programmer,
             hooks,
             compile: config.compile.clone(),
+            behaviour: config.behaviour.clone(),
+            own: None,
             desired: Desired::default(),
             problems: Vec::new(),
             facts: NetworkFacts::default(),
@@ -108,7 +118,7 @@ impl Node {
         // What can't be read may be what is in force.
         node.programmer.hold();
         node.take(&source.snapshot);
-        node.facts = facts(node.network.state());
+        node.facts = node.look();
         node.apply();
         node.attach();
         Ok(node)
@@ -155,6 +165,7 @@ impl Node {
                 self.report.set_source_error(None);
                 if snapshot.changed {
                     let uplinks_changed = self.take(&snapshot);
+                    self.facts = self.look();
                     self.apply();
                     if uplinks_changed {
                         self.network_changed(&self.network.state().clone());
@@ -180,15 +191,21 @@ impl Node {
             .nodes
             .values()
             .find(|node| name.is_some_and(|name| node.object.name.name == name));
+        self.own = node.map(|node| Arc::clone(&node.object));
         let addresses: BTreeSet<IpAddr> =
-            node.iter().flat_map(|node| node.object.addresses.iter().copied()).collect();
-        self.report.set_missing_node(name.filter(|_| node.is_none()));
+            self.own.iter().flat_map(|node| node.addresses.iter().copied()).collect();
+        self.report.set_missing_node(name.filter(|_| self.own.is_none()));
         self.network.set_uplink_addresses(addresses)
+    }
+
+    /// What the maps must know of this node now.
+    fn look(&self) -> NetworkFacts {
+        facts(self.network.state(), self.own.as_deref(), &self.behaviour)
     }
 
     fn network_changed(&mut self, state: &NetworkState) {
         self.report.set_network_error(None);
-        let facts = facts(state);
+        let facts = facts(state, self.own.as_deref(), &self.behaviour);
         if facts != self.facts {
             self.facts = facts;
             // The filter must know an address before a program may use it.
@@ -261,19 +278,6 @@ impl Node {
     fn retry_in(&mut self, wait: Duration) {
         let at = Instant::now() + wait;
         self.retry = Some(self.retry.map_or(at, |earlier| earlier.min(at)));
-    }
-}
-
-fn facts(state: &NetworkState) -> NetworkFacts {
-    let links = state.links.iter();
-    let sources = links.flat_map(|link| {
-        [link.snat_v4.map(IpAddr::V4), link.snat_v6.map(IpAddr::V6)].into_iter().flatten()
-    });
-    // Each once: another pod with the same source is not another fact.
-    let sources: BTreeSet<IpAddr> = sources.collect();
-    NetworkFacts {
-        node_addresses: state.node_addresses.iter().copied().collect(),
-        translation_addresses: sources.into_iter().collect(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What can be typed. The texts here are the manual that `--help` prints.
 
+use super::behaviour::BehaviourArgs;
 use crate::cmd::check::CheckArgs;
 use crate::cmd::cleanup::CleanupArgs;
 use crate::dataplane::{DEFAULT_PIN_DIR, TcPreference, XdpPreference};
@@ -127,6 +128,9 @@ pub struct AgentArgs {
     /// Rows of the IPv6 flow table
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub flows_v6: Option<u32>,
+    /// How Services behave.
+    #[command(flatten)]
+    pub behaviour: BehaviourArgs,
     /// Where the pins are and where the agent answers.
     #[command(flatten)]
     pub socket: SocketArgs,

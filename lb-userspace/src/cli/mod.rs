@@ -1,11 +1,13 @@
 //! The command line: what can be typed, and what becomes of errors.
 
 mod args;
+mod behaviour;
 mod output;
 
 pub use args::{
     AgentArgs, Cli, Command, Format, MetricsAddress, PinArgs, ServicesArgs, SocketArgs, StatusArgs,
 };
+pub use behaviour::{BehaviourArgs, DetectLocal, NoLocalEndpoint, NodePortAddress, Switch};
 pub(crate) use output::print_json;
 pub use output::{Table, print};
 

@@ -38,6 +38,7 @@ fn config(args: AgentArgs) -> Config {
     let mut hooks = HookOptions::new(&args.socket.pins.pin_dir);
     hooks.xdp = args.xdp;
     hooks.tc = args.tc;
+    hooks.behaviour = args.behaviour.programs();
     let snat_ports_given = args.snat_ports.is_some();
     if let Some(ports) = args.snat_ports {
         hooks.snat_ports = ports;
@@ -50,14 +51,20 @@ fn config(args: AgentArgs) -> Config {
     };
     Config {
         manifests: args.manifests,
-        compile: CompileOptions { node_name: args.node_name, default_policy: args.policy },
+        compile: CompileOptions {
+            node_name: args.node_name,
+            default_policy: args.policy,
+            external_ips: args.behaviour.external_ips.is_on(),
+        },
         network: WatchOptions {
             interfaces: args.interfaces,
             uplinks: args.uplinks,
+            local_clients: args.behaviour.local_clients(),
             ..WatchOptions::default()
         },
         hooks,
         snat_ports_given,
+        behaviour: args.behaviour,
         socket,
         metrics: args.metrics_addr,
     }

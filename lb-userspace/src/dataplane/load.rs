@@ -30,6 +30,8 @@ impl Programs {
             &last,
             true,
         );
+        let word = options.behaviour.options();
+        loader.override_global(names::GLOBAL_OPTIONS, &word, true);
         for spec in &specs {
             loader
                 .map_max_entries(spec.name, spec.entries)

@@ -7,6 +7,7 @@
 
 pub mod abi;
 mod attach;
+mod behaviour;
 mod bpffs;
 mod clsact;
 mod error;
@@ -21,6 +22,7 @@ mod sys;
 mod teardown;
 mod xdp;
 
+pub use behaviour::{Behaviour, LocalPods, Masquerade};
 pub use error::DataplaneError;
 pub use hooks::Hooks;
 pub use pins::PinDir;
@@ -76,6 +78,8 @@ pub struct HookOptions {
     pub tc: TcPreference,
     /// Source ports for flows that get this node's address.
     pub snat_ports: RangeInclusive<u16>,
+    /// How the programs treat clients.
+    pub behaviour: Behaviour,
     /// Sizes of the maps.
     pub sizes: MapSizes,
 }
@@ -88,6 +92,7 @@ impl HookOptions {
             xdp: XdpPreference::default(),
             tc: TcPreference::default(),
             snat_ports: DEFAULT_SNAT_PORTS,
+            behaviour: Behaviour::default(),
             sizes: MapSizes::default(),
         }
     }

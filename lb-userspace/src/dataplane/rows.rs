@@ -2,7 +2,7 @@
 //! they run on. Written before a program is attached, removed after it is gone.
 
 use super::{DataplaneError, PinDir};
-use crate::netlink::{Link, Role};
+use crate::netlink::Link;
 use aya::maps::{HashMap, Map, MapData, MapError};
 use lb_common::names::MAP_INTERFACES;
 use lb_common::{Interface, V4, V6};
@@ -26,7 +26,7 @@ impl Rows {
         let row = Interface {
             role: link.role.number(),
             xdp: u8::from(xdp),
-            local: u8::from(link.role == Role::Pod),
+            local: u8::from(link.local_clients),
             pad: 0,
             snat_v4: link.snat_v4.map_or(0, |address| V4::from(address).0),
             snat_v6: link.snat_v6.map_or([0; 4], |address| V6::from(address).0),

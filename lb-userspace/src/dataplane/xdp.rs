@@ -99,6 +99,7 @@ mod tests {
             kind: kind.map(str::to_owned),
             role,
             has_mac,
+            local_clients: false,
             snat_v4: None,
             snat_v6: None,
         }

@@ -10,27 +10,45 @@ use crate::model::{ObjectName, Service, ServicePort, Sourced};
 /// Addresses that are taken, and the claims that came too late.
 #[derive(Debug, Default)]
 pub(super) struct Claims<'a> {
-    cluster: HashMap<(SocketAddr, Protocol), &'a ObjectName>,
+    sockets: HashMap<(SocketAddr, Protocol), &'a ObjectName>,
     node: HashMap<(u16, Protocol), &'a ObjectName>,
     problems: Vec<Problem>,
 }
 
+/// Which of a Service's addresses are claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claimed {
+    ClusterIp,
+    LoadBalancer,
+    ExternalIp,
+}
+
 impl<'a> Claims<'a> {
-    /// The cluster addresses that a Service gets for a port.
-    pub(super) fn cluster_ips(
+    /// The addresses of a kind that a Service gets for a port.
+    pub(super) fn addresses(
         &mut self,
         service: &'a Sourced<Service>,
         port: &ServicePort,
+        kind: Claimed,
     ) -> Vec<IpAddr> {
-        let mut granted = Vec::with_capacity(service.object.cluster_ips.len());
-        for &addr in &service.object.cluster_ips {
+        let object = &service.object;
+        let (wanted, field) = match kind {
+            Claimed::ClusterIp => (&object.cluster_ips, None),
+            Claimed::LoadBalancer => {
+                (&object.load_balancer_ips, Some("status.loadBalancer.ingress"))
+            }
+            Claimed::ExternalIp => (&object.external_ips, Some("spec.externalIPs")),
+        };
+        let mut granted = Vec::with_capacity(wanted.len());
+        for &addr in wanted {
             let claim = SocketAddr::new(addr, port.port);
-            let name = &service.object.name;
-            let owner = *self.cluster.entry((claim, port.protocol)).or_insert(name);
-            if owner == name {
+            let owner = *self.sockets.entry((claim, port.protocol)).or_insert(&object.name);
+            if *owner == object.name {
                 granted.push(addr);
             } else {
-                self.report(service, port, "port", &claim, owner);
+                let port_field = || format!("spec.ports[{}].port", port.index);
+                let field = field.map_or_else(port_field, str::to_owned);
+                self.report(service, port, field, &claim, owner);
             }
         }
         granted
@@ -48,7 +66,8 @@ impl<'a> Claims<'a> {
         if owner == name {
             return Some(claim);
         }
-        self.report(service, port, "nodePort", &format_args!("node port {claim}"), owner);
+        let field = format!("spec.ports[{}].nodePort", port.index);
+        self.report(service, port, field, &format_args!("node port {claim}"), owner);
         None
     }
 
@@ -56,7 +75,7 @@ impl<'a> Claims<'a> {
         &mut self,
         service: &Sourced<Service>,
         port: &ServicePort,
-        field: &str,
+        field: String,
         claim: &dyn std::fmt::Display,
         owner: &ObjectName,
     ) {
@@ -64,7 +83,7 @@ impl<'a> Claims<'a> {
             severity: Severity::Error,
             file: service.file.to_string(),
             object: Some(format!("Service {}", service.object.name)),
-            field: Some(format!("spec.ports[{}].{field}", port.index)),
+            field: Some(field),
             message: format!(
                 "{claim}/{} belongs to Service {owner}, which is older, so it is not served here",
                 port.protocol

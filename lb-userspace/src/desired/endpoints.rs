@@ -3,16 +3,23 @@
 //! controller would.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
-use super::{BackendState, DesiredBackend};
-use crate::model::{AddressFamily, Conditions, EndpointSlice, Objects, Pod, Service, ServicePort};
+use super::DesiredBackend;
+use super::choose::{Candidate, choose};
+use crate::model::{
+    AddressFamily, Conditions, Distribution, EndpointSlice, Objects, Pod, Service, ServicePort,
+    TrafficPolicy,
+};
 
 /// Finds endpoints without going through all objects for each Service.
 #[derive(Debug)]
 pub(super) struct Endpoints<'a> {
     objects: &'a Objects,
     node_name: Option<&'a str>,
+    /// The zone of this node.
+    zone: Option<&'a str>,
+    /// Zones by node.
+    zones: HashMap<&'a str, &'a str>,
     /// Slices by namespace and Service.
     slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
     /// Pods by namespace, label and value; made when the first Service asks.
@@ -20,15 +27,6 @@ pub(super) struct Endpoints<'a> {
 }
 
 type PodLabel<'a> = (&'a str, &'a str, &'a str);
-
-/// An endpoint of whichever origin.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Candidate {
-    addr: IpAddr,
-    port: u16,
-    conditions: Conditions,
-    local: bool,
-}
 
 impl<'a> Endpoints<'a> {
     pub(super) fn new(objects: &'a Objects, node_name: Option<&'a str>) -> Self {
@@ -39,7 +37,12 @@ impl<'a> Endpoints<'a> {
                 slices.entry(key).or_default().push(slice);
             }
         }
-        Self { objects, node_name, slices, pods: None }
+        let nodes = objects.nodes.values().map(|sourced| &*sourced.object);
+        let zones: HashMap<_, _> = nodes
+            .filter_map(|node| Some((node.name.name.as_str(), node.zone.as_deref()?)))
+            .collect();
+        let zone = node_name.and_then(|name| zones.get(name).copied());
+        Self { objects, node_name, zone, zones, slices, pods: None }
     }
 
     /// The backends of one port, sorted, each once.
@@ -59,7 +62,9 @@ impl<'a> Endpoints<'a> {
                 self.add_pod(pod, service, port, &mut candidates);
             }
         }
-        select(candidates)
+        let local = service.internal_policy == TrafficPolicy::Local
+            || service.external_policy == TrafficPolicy::Local;
+        choose(candidates, local)
     }
 
     fn add_slice(
@@ -83,11 +88,14 @@ impl<'a> Endpoints<'a> {
                 port: same.port,
                 conditions: endpoint.conditions,
                 local: self.is_local(endpoint.node.as_deref()),
+                for_node: names(&endpoint.hints.nodes, self.node_name),
+                for_zone: names(&endpoint.hints.zones, self.zone),
             }));
         }
     }
 
-    /// The conditions are those that the EndpointSlice controller would write.
+    /// Conditions and hints are those that the EndpointSlice controller would
+    /// write.
     fn add_pod(
         &self,
         pod: &Pod,
@@ -106,11 +114,16 @@ impl<'a> Endpoints<'a> {
             terminating: pod.terminating,
         };
         let local = self.is_local(pod.node.as_deref());
+        let zone = pod.node.as_deref().and_then(|node| self.zones.get(node).copied());
+        let for_zone = service.distribution.and(zone).map(|zone| Some(zone) == self.zone);
+        let for_node = (service.distribution == Some(Distribution::SameNode)).then_some(local);
         candidates.extend(addresses.map(|&addr| Candidate {
             addr,
             port: number,
             conditions,
             local,
+            for_node,
+            for_zone,
         }));
     }
 
@@ -140,6 +153,11 @@ impl<'a> Endpoints<'a> {
     }
 }
 
+/// Whether a hint names us; none if there is no hint.
+fn names(hint: &[String], own: Option<&str>) -> Option<bool> {
+    (!hint.is_empty()).then(|| hint.iter().any(|name| Some(name.as_str()) == own))
+}
+
 fn index_pods(objects: &Objects) -> HashMap<PodLabel<'_>, Vec<&Pod>> {
     let mut index: HashMap<_, Vec<_>> = HashMap::new();
     let pods = objects.pods.values().map(|sourced| &*sourced.object);
@@ -155,109 +173,4 @@ fn index_pods(objects: &Objects) -> HashMap<PodLabel<'_>, Vec<&Pod>> {
 /// A Service serves the families of its own addresses only.
 fn has_family(service: &Service, family: AddressFamily) -> bool {
     service.cluster_ips.iter().any(|addr| AddressFamily::of(*addr) == family)
-}
-
-/// Who gets traffic: per family, the ready endpoints; if there is none, those
-/// that still work while they end. Beside ready ones, these keep their flows.
-fn select(mut candidates: Vec<Candidate>) -> Vec<DesiredBackend> {
-    // An address and port can be there twice: in two slices while an endpoint
-    // moves, or when a new Pod has the address of one that is still ending. Then
-    // the one that is not ending counts.
-    candidates.sort_unstable_by_key(|one| {
-        let Conditions { ready, serving, terminating } = one.conditions;
-        (one.addr, one.port, terminating, !ready, !serving, !one.local)
-    });
-    candidates.dedup_by_key(|one| (one.addr, one.port));
-    let any_ready =
-        |v4: bool| candidates.iter().any(|one| one.conditions.ready && one.addr.is_ipv4() == v4);
-    let (ready_v4, ready_v6) = (any_ready(true), any_ready(false));
-    let backend = |one: &Candidate| {
-        let any_ready = if one.addr.is_ipv4() { ready_v4 } else { ready_v6 };
-        let Conditions { ready, serving, terminating } = one.conditions;
-        let ending = serving && terminating;
-        let state = if ready || (ending && !any_ready) {
-            BackendState::Active
-        } else if ending {
-            BackendState::Terminating
-        } else {
-            return None;
-        };
-        Some(DesiredBackend { addr: one.addr, port: one.port, state, local: one.local })
-    };
-    candidates.iter().filter_map(backend).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn candidate() -> impl Strategy<Value = Candidate> {
-        (any::<bool>(), 1_u8..4, 1_u16..3, any::<[bool; 4]>()).prop_map(
-            |(v4, host, port, [ready, serving, terminating, local])| {
-                let addr = if v4 {
-                    IpAddr::from([10, 0, 0, host])
-                } else {
-                    IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(host)])
-                };
-                let conditions = Conditions { ready, serving, terminating };
-                Candidate { addr, port, conditions, local }
-            },
-        )
-    }
-
-    /// What counts for an address and port: whether it is ready, and whether it
-    /// still works while it ends.
-    fn facts(candidates: &[Candidate], addr: IpAddr, port: u16) -> Option<(bool, bool)> {
-        let same: Vec<_> =
-            candidates.iter().filter(|one| (one.addr, one.port) == (addr, port)).collect();
-        let going = same.iter().all(|one| one.conditions.terminating);
-        let counting: Vec<_> =
-            same.into_iter().filter(|one| one.conditions.terminating == going).collect();
-        let ready = counting.iter().any(|one| one.conditions.ready);
-        let ending = going
-            && counting.iter().any(|one| one.conditions.ready == ready && one.conditions.serving);
-        (!counting.is_empty()).then_some((ready, ending))
-    }
-
-    /// The rules once more, written as the behaviour table has them.
-    fn by_the_book(candidates: &[Candidate], addr: IpAddr, port: u16) -> Option<BackendState> {
-        let (ready, ending) = facts(candidates, addr, port)?;
-        let any_ready = candidates
-            .iter()
-            .filter(|one| one.addr.is_ipv4() == addr.is_ipv4())
-            .any(|one| facts(candidates, one.addr, one.port).is_some_and(|(ready, _)| ready));
-        match (ready, ending, any_ready) {
-            (true, _, _) | (false, true, false) => Some(BackendState::Active),
-            (false, true, true) => Some(BackendState::Terminating),
-            (false, false, _) => None,
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn selection_follows_the_rules_for_any_set(
-            candidates in prop::collection::vec(candidate(), 0..12),
-            seed in any::<prop::sample::Index>(),
-        ) {
-            let selected = select(candidates.clone());
-            let places: Vec<_> = selected.iter().map(|one| (one.addr, one.port)).collect();
-            prop_assert!(places.is_sorted_by(|a, b| a < b));
-            for one in &candidates {
-                let found = selected.iter().find(|b| (b.addr, b.port) == (one.addr, one.port));
-                prop_assert_eq!(
-                    found.map(|backend| backend.state),
-                    by_the_book(&candidates, one.addr, one.port)
-                );
-            }
-            // The order in which slices come must not matter.
-            let mut rotated = candidates.clone();
-            if !rotated.is_empty() {
-                let len = rotated.len();
-                rotated.rotate_left(seed.index(len));
-            }
-            prop_assert_eq!(select(rotated), selected);
-        }
-    }
 }

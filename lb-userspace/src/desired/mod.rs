@@ -1,6 +1,7 @@
 //! What the data plane should do: Service ports with their addresses, policy
 //! and backends, free of everything that only Kubernetes needs to know.
 
+mod choose;
 mod claims;
 mod compile;
 mod endpoints;
@@ -12,6 +13,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use ipnet::IpNet;
 
 pub use self::compile::{CompileOptions, compile};
 pub use self::problem::{Problem, Severity, printable};
@@ -118,17 +120,70 @@ impl FromStr for Policy {
     }
 }
 
-/// What a backend may receive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum BackendState {
-    /// New flows.
-    Active,
-    /// Nothing new; it keeps the flows that it has (serving, terminating, while
-    /// the Service has ready endpoints).
-    Terminating,
+/// Which endpoints clients of a frontend may get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Those of the whole cluster.
+    #[default]
+    Cluster,
+    /// Those of this node.
+    Local,
 }
 
-/// An endpoint of a Service port.
+impl Scope {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Cluster, Self::Local];
+
+    /// The number in map rows.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Cluster => lb_common::value::scope::CLUSTER,
+            Self::Local => lb_common::value::scope::LOCAL,
+        }
+    }
+}
+
+/// Whether a backend takes new flows, and if not, why. It keeps the datagram
+/// flows that it has either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Takes {
+    /// New flows, in at least one scope.
+    New,
+    /// Nothing new: it is ending, and others are ready.
+    Terminating,
+    /// Nothing new: others are closer, by the topology hints.
+    Farther,
+    /// Nothing new: it serves but is not ready.
+    NotReady,
+}
+
+impl Takes {
+    /// The number in map rows.
+    pub const fn reason(self) -> u8 {
+        use lb_common::value::backend_reason;
+        match self {
+            Self::New => backend_reason::NONE,
+            Self::Terminating => backend_reason::TERMINATING,
+            Self::Farther => backend_reason::FARTHER,
+            Self::NotReady => backend_reason::NOT_READY,
+        }
+    }
+
+    /// In words for people.
+    pub const fn describe(reason: u8) -> &'static str {
+        use lb_common::value::backend_reason;
+        match reason {
+            backend_reason::NONE => "active",
+            backend_reason::TERMINATING => "terminating",
+            backend_reason::DRAINING => "draining",
+            backend_reason::FARTHER => "farther",
+            backend_reason::NOT_READY => "not-ready",
+            _ => "unknown",
+        }
+    }
+}
+
+/// An endpoint of a Service port that serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DesiredBackend {
     /// Address of the endpoint.
@@ -136,9 +191,18 @@ pub struct DesiredBackend {
     /// Port on which the endpoint listens.
     pub port: u16,
     /// Whether it takes new flows.
-    pub state: BackendState,
+    pub takes: Takes,
+    /// In which scopes it does: bits `1 << scope`.
+    pub scopes: u8,
     /// Whether it runs on this node.
     pub local: bool,
+}
+
+impl DesiredBackend {
+    /// Whether it takes new flows in a scope.
+    pub const fn serves(&self, scope: Scope) -> bool {
+        self.scopes & (1 << scope.number()) != 0
+    }
 }
 
 /// One Service port as the data plane should serve it.
@@ -154,8 +218,34 @@ pub struct DesiredService {
     pub cluster_ips: Vec<IpAddr>,
     /// The port on the node's addresses, if any.
     pub node_port: Option<u16>,
+    /// Addresses of a load balancer.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// External addresses.
+    pub external_ips: Vec<IpAddr>,
+    /// Clients that may use the load balancer's addresses; a family without a
+    /// range is open to all.
+    pub source_ranges: Vec<IpNet>,
+    /// Which endpoints clients of the cluster addresses get.
+    pub internal_scope: Scope,
+    /// Which endpoints clients of all other addresses get.
+    pub external_scope: Scope,
+    /// For how many seconds a client stays with its backend, if it does.
+    pub affinity: Option<u32>,
     /// Endpoints of both families, sorted by address and port, each once.
     pub backends: Vec<DesiredBackend>,
+}
+
+impl DesiredService {
+    /// The source ranges, if there is an address that they guard.
+    pub fn ranges_in_force(&self) -> impl Iterator<Item = IpNet> {
+        let guard = !self.load_balancer_ips.is_empty();
+        self.source_ranges.iter().copied().filter(move |_| guard)
+    }
+
+    /// Whether only some clients may use a load balancer's address.
+    pub fn is_guarded(&self, addr: IpAddr) -> bool {
+        self.source_ranges.iter().any(|range| range.addr().is_ipv4() == addr.is_ipv4())
+    }
 }
 
 /// Everything that the data plane should serve.

@@ -68,6 +68,27 @@ pub struct Endpoint {
     pub conditions: Conditions,
     /// Its node.
     pub node: Option<String>,
+    /// Who should use it.
+    pub hints: Hints,
+}
+
+/// Who should use an endpoint, by topology; empty lists say nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Names of nodes.
+    pub nodes: Vec<String>,
+    /// Names of zones.
+    pub zones: Vec<String>,
+}
+
+impl Hints {
+    fn from_api(hints: Option<api::EndpointHints>) -> Self {
+        let api::EndpointHints { for_nodes, for_zones } = hints.unwrap_or_default();
+        Self {
+            nodes: for_nodes.into_iter().flatten().map(|node| node.name).collect(),
+            zones: for_zones.into_iter().flatten().map(|zone| zone.name).collect(),
+        }
+    }
 }
 
 /// The condition of an endpoint.
@@ -177,6 +198,7 @@ fn endpoints(
                 terminating: conditions.terminating.unwrap_or(false),
             },
             node: endpoint.node_name,
+            hints: Hints::from_api(endpoint.hints),
         });
     }
     checked
@@ -218,6 +240,7 @@ mod tests {
                 addr: "10.0.0.1".parse().unwrap(),
                 conditions: Conditions { ready: true, serving: true, terminating: false },
                 node: None,
+                hints: Hints::default(),
             }]
         );
     }

@@ -3,23 +3,28 @@
 //! ports that are ports and addresses that parse. No I/O, no policy.
 
 mod endpoint_slice;
+mod exposure;
 mod findings;
 mod node;
 mod pod;
 mod service;
 mod service_cidr;
+mod service_port;
 mod value;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-pub use self::endpoint_slice::{AddressFamily, Conditions, Endpoint, EndpointSlice, SlicePort};
+pub use self::endpoint_slice::{
+    AddressFamily, Conditions, Endpoint, EndpointSlice, Hints, SlicePort,
+};
 pub use self::findings::{Finding, Findings};
 pub use self::node::Node;
 pub use self::pod::{ContainerPort, Pod};
-pub use self::service::{NotProxied, POLICY_ANNOTATION, Service, ServicePort, TargetPort};
+pub use self::service::{Distribution, NotProxied, POLICY_ANNOTATION, Service, TrafficPolicy};
 pub use self::service_cidr::ServiceCidr;
+pub use self::service_port::{ServicePort, TargetPort};
 
 /// The kinds of objects that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

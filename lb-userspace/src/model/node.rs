@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as api;
 
 use super::{Findings, ObjectName, value};
@@ -18,6 +19,8 @@ pub struct Node {
     pub zone: Option<String>,
     /// Addresses by which the other nodes reach it.
     pub addresses: Vec<IpAddr>,
+    /// Where its pods are.
+    pub pod_cidrs: Vec<IpNet>,
 }
 
 impl Node {
@@ -32,7 +35,23 @@ impl Node {
                 addresses.extend(findings.check(field, value::address(&address.address)));
             }
         }
+        let pod_cidrs = pod_cidrs(node.spec.as_ref(), findings);
         let zone = node.metadata.labels.and_then(|mut labels| labels.remove(ZONE_LABEL));
-        (!findings.refused()).then_some(Self { name, zone, addresses })
+        (!findings.refused()).then_some(Self { name, zone, addresses, pod_cidrs })
     }
+}
+
+fn pod_cidrs(spec: Option<&api::NodeSpec>, findings: &mut Findings) -> Vec<IpNet> {
+    let listed = spec.and_then(|spec| spec.pod_cidrs.as_ref()).into_iter().flatten();
+    let mut ranges = Vec::new();
+    for (index, text) in listed.enumerate() {
+        match text.parse() {
+            Ok(range) => ranges.push(range),
+            Err(_not_a_range) => findings.warning(
+                format_args!("spec.podCIDRs[{index}]"),
+                format_args!("{text:?} is not a range as in 10.0.0.0/8, so it is left out"),
+            ),
+        }
+    }
+    ranges
 }

@@ -1,13 +1,16 @@
 //! Services.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as api;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::{Findings, ObjectName, value};
-use crate::desired::{Policy, Protocol};
+use ipnet::IpNet;
+
+use super::exposure::{self, Exposure};
+use super::service_port::ports;
+use super::{Findings, ObjectName, ServicePort, value};
+use crate::desired::Policy;
 
 /// The annotation that picks a Service's policy.
 pub const POLICY_ANNOTATION: &str = "lb.network/policy";
@@ -35,6 +38,59 @@ pub struct Service {
     pub publish_not_ready_addresses: bool,
     /// Its own policy, if it names a known one.
     pub policy: Option<Policy>,
+    /// Addresses that a load balancer gave it and that nodes answer for.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// Its `externalIPs`.
+    pub external_ips: Vec<IpAddr>,
+    /// Clients that may use the load balancer's addresses; a family without a
+    /// range is open to all.
+    pub source_ranges: Vec<IpNet>,
+    /// Which endpoints clients of its cluster addresses get.
+    pub internal_policy: TrafficPolicy,
+    /// Which endpoints clients of its other addresses get.
+    pub external_policy: TrafficPolicy,
+    /// Which endpoints clients should rather get, where nobody else has written
+    /// that into EndpointSlices.
+    pub distribution: Option<Distribution>,
+    /// For how many seconds a client stays with its backend, if it does.
+    pub affinity: Option<u32>,
+}
+
+/// Which endpoints a client may get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// Any of the cluster.
+    #[default]
+    Cluster,
+    /// Those of the node that it reached.
+    Local,
+}
+
+/// Which endpoints a client should rather get (`spec.trafficDistribution`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distribution {
+    /// Those of its zone.
+    SameZone,
+    /// Those of its node, else of its zone.
+    SameNode,
+}
+
+impl Distribution {
+    fn of(word: Option<&str>) -> Option<Self> {
+        match word {
+            // PreferClose is the older name.
+            Some("PreferSameZone" | "PreferClose") => Some(Self::SameZone),
+            Some("PreferSameNode") => Some(Self::SameNode),
+            Some(_) | None => None,
+        }
+    }
+}
+
+impl TrafficPolicy {
+    /// The policy of a field that may be absent.
+    pub(super) fn of(word: Option<&str>) -> Self {
+        if word == Some("Local") { Self::Local } else { Self::Cluster }
+    }
 }
 
 /// Why a Service is left alone.
@@ -48,32 +104,6 @@ pub enum NotProxied {
     NoClusterIp,
     /// A label gives it to another proxy.
     OtherProxy,
-}
-
-/// A port of a Service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServicePort {
-    /// Position in `spec.ports`, for messages.
-    pub index: usize,
-    /// Name; empty if the Service has only one port.
-    pub name: String,
-    /// Protocol.
-    pub protocol: Protocol,
-    /// Port on the cluster addresses.
-    pub port: u16,
-    /// Port of the Pods.
-    pub target: TargetPort,
-    /// Port on the nodes' addresses.
-    pub node_port: Option<u16>,
-}
-
-/// Where a Service's port leads to in a Pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TargetPort {
-    /// A number.
-    Number(u16),
-    /// The name of a container's port.
-    Name(String),
 }
 
 impl Service {
@@ -120,9 +150,17 @@ impl Service {
                 "is missing and nothing here allocates one, so the Service gets no traffic",
             );
         }
-        if not_proxied.is_none() {
-            warn_of_unsupported(&spec, findings);
-        }
+        let cluster_ips = match cluster_ips {
+            ClusterIps::Some(addresses) => addresses,
+            ClusterIps::Headless | ClusterIps::Missing | ClusterIps::Refused => Vec::new(),
+        };
+        let Exposure { load_balancer_ips, external_ips, source_ranges, external_policy } =
+            if not_proxied.is_none() {
+                exposure::of(&spec, service.status.as_ref(), kind, &cluster_ips, findings)
+            } else {
+                Exposure::default()
+            };
+        let affinity = affinity(&spec, findings);
         if findings.refused() {
             return None;
         }
@@ -130,14 +168,18 @@ impl Service {
             name,
             created: metadata.creation_timestamp.map(|time| time.0.as_second()),
             not_proxied,
-            cluster_ips: match cluster_ips {
-                ClusterIps::Some(addresses) => addresses,
-                ClusterIps::Headless | ClusterIps::Missing | ClusterIps::Refused => Vec::new(),
-            },
+            cluster_ips,
             ports,
             selector: spec.selector.unwrap_or_default(),
             publish_not_ready_addresses: spec.publish_not_ready_addresses.unwrap_or(false),
             policy,
+            load_balancer_ips,
+            external_ips,
+            source_ranges,
+            internal_policy: TrafficPolicy::of(spec.internal_traffic_policy.as_deref()),
+            external_policy,
+            distribution: Distribution::of(spec.traffic_distribution.as_deref()),
+            affinity,
         })
     }
 }
@@ -180,17 +222,25 @@ fn check_choices(spec: &api::ServiceSpec, findings: &mut Findings) {
     }
 }
 
-/// Semantics that a user could rely on and would not get.
-fn warn_of_unsupported(spec: &api::ServiceSpec, findings: &mut Findings) {
-    let given = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|list| !list.is_empty());
-    let unsupported = [
-        ("spec.sessionAffinity", spec.session_affinity.as_deref() == Some("ClientIP")),
-        ("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref() == Some("Local")),
-        ("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref() == Some("Local")),
-        ("spec.externalIPs", given(&spec.external_ips)),
-    ];
-    for (field, _) in unsupported.into_iter().filter(|(_, found)| *found) {
-        findings.warning(field, "is not supported yet and has no effect");
+/// Session affinity with its timeout in seconds; the default and the bounds are
+/// the API server's.
+fn affinity(spec: &api::ServiceSpec, findings: &mut Findings) -> Option<u32> {
+    const DEFAULT: u32 = 10_800;
+    const LONGEST: i32 = 86_400;
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    match config.and_then(|config| config.timeout_seconds) {
+        None => Some(DEFAULT),
+        Some(seconds) if (1..=LONGEST).contains(&seconds) => u32::try_from(seconds).ok(),
+        Some(seconds) => {
+            findings.error(
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds",
+                format_args!("must be 1 to {LONGEST}, not {seconds}"),
+            );
+            None
+        }
     }
 }
 
@@ -259,94 +309,13 @@ fn check_families(spec: &api::ServiceSpec, addresses: &[IpAddr], findings: &mut 
     }
 }
 
-fn ports(
-    ports: Vec<api::ServicePort>,
-    kind: &str,
-    not_proxied: Option<NotProxied>,
-    findings: &mut Findings,
-) -> Vec<ServicePort> {
-    let may_have_none =
-        matches!(not_proxied, Some(NotProxied::ExternalName | NotProxied::Headless));
-    if ports.is_empty() && !may_have_none {
-        findings.error("spec.ports", "must have at least one port");
-    }
-    let several = ports.len() > 1;
-    let mut names = BTreeSet::new();
-    let mut numbers = BTreeSet::new();
-    let mut node_ports = BTreeSet::new();
-    let mut checked = Vec::with_capacity(ports.len());
-    for (index, port) in ports.into_iter().enumerate() {
-        let field = |name: &str| format!("spec.ports[{index}].{name}");
-        let name = port.name.unwrap_or_default();
-        if !name.is_empty() {
-            findings.check(field("name"), value::label(&name));
-        } else if several {
-            findings.error(field("name"), "is needed if a Service has more than one port");
-        }
-        let protocol = findings.check(field("protocol"), value::protocol(port.protocol.as_deref()));
-        let number = findings.check(field("port"), value::port(port.port));
-        let target = target(port.target_port, number, &field("targetPort"), findings);
-        let node_port = match port.node_port {
-            None | Some(0) => None,
-            Some(_) if kind == "ClusterIP" => {
-                findings
-                    .error(field("nodePort"), "is allowed only with type NodePort or LoadBalancer");
-                None
-            }
-            Some(number) => findings.check(field("nodePort"), value::port(number)),
-        };
-        if protocol == Some(None) {
-            findings.warning(
-                field("protocol"),
-                "SCTP is not supported yet, so this port gets no traffic",
-            );
-        }
-        let (Some(protocol), Some(number), Some(target)) = (protocol, number, target) else {
-            continue;
-        };
-        if !name.is_empty() && !names.insert(name.clone()) {
-            findings.error(field("name"), format_args!("{name:?} is the name of two ports"));
-        }
-        if !numbers.insert((number, protocol)) {
-            findings.error(field("port"), format_args!("{number} is there twice"));
-        }
-        if let Some(node_port) = node_port
-            && !node_ports.insert((node_port, protocol))
-        {
-            findings.error(field("nodePort"), format_args!("{node_port} is there twice"));
-        }
-        if let Some(protocol) = protocol {
-            checked.push(ServicePort { index, name, protocol, port: number, target, node_port });
-        }
-    }
-    checked
-}
-
-fn target(
-    target: Option<IntOrString>,
-    port: Option<u16>,
-    field: &str,
-    findings: &mut Findings,
-) -> Option<TargetPort> {
-    match target {
-        // The API server fills in the port for an empty target.
-        None | Some(IntOrString::Int(0)) => port.map(TargetPort::Number),
-        Some(IntOrString::String(name)) if name.is_empty() => port.map(TargetPort::Number),
-        Some(IntOrString::Int(number)) => {
-            findings.check(field, value::port(number)).map(TargetPort::Number)
-        }
-        Some(IntOrString::String(name)) => {
-            findings.check(field, value::service_name(&name)).map(|()| TargetPort::Name(name))
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::desired::Severity;
+    use crate::desired::{Protocol, Severity};
+    use crate::model::TargetPort;
 
     fn read(spec: &serde_json::Value) -> (Option<Service>, Vec<String>) {
         let object = json!({

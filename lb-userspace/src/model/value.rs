@@ -85,6 +85,30 @@ pub(super) fn unicast_address(text: &str) -> Result<IpAddr, BadValue> {
     Err(BadValue::SpecialAddress(addr, why))
 }
 
+/// As [`unicast_address`], but octets may have leading zeros and are decimal all
+/// the same: the API server lets these pass where it always did
+/// (`ParseIPSloppy` of k8s.io/utils/net).
+pub(super) fn sloppy_unicast_address(text: &str) -> Result<IpAddr, BadValue> {
+    unicast_address(&without_leading_zeros(text))
+}
+
+/// A range of addresses, likewise.
+pub(super) fn sloppy_range(text: &str) -> Option<ipnet::IpNet> {
+    let (address, length) = text.trim().split_once('/')?;
+    format!("{}/{length}", without_leading_zeros(address)).parse().ok()
+}
+
+fn without_leading_zeros(text: &str) -> String {
+    if text.contains(':') || !text.contains('.') {
+        return text.to_owned();
+    }
+    let octets = text.split('.').map(|octet| match octet.trim_start_matches('0') {
+        "" if !octet.is_empty() => "0",
+        digits => digits,
+    });
+    octets.collect::<Vec<_>>().join(".")
+}
+
 /// RFC 1123 label: namespaces, Services and their ports. The map of names has
 /// room for exactly this.
 pub(super) fn label(text: &str) -> Result<(), BadValue> {
@@ -180,6 +204,19 @@ mod tests {
         for good in ["10.0.0.1", "192.0.2.255", "fd00::1", "2001:db8::"] {
             assert_eq!(unicast_address(good).map(|addr| addr.to_string()), Ok(good.into()));
         }
+    }
+
+    #[test]
+    fn leading_zeros_are_read_as_decimal_where_the_api_server_lets_them_pass() {
+        let address = |text| sloppy_unicast_address(text).map(|addr| addr.to_string());
+        assert_eq!(address("010.0.00.1"), Ok("10.0.0.1".into()));
+        assert_eq!(address("fd00::01"), Ok("fd00::1".into()));
+        for bad in ["", "1..2.3", "10.0.0.0300", "10.0.0", "0.0.0.0"] {
+            assert!(sloppy_unicast_address(bad).is_err(), "{bad}");
+        }
+        let range = |text| sloppy_range(text).map(|range| range.to_string());
+        assert_eq!(range(" 010.1.0.0/16 ").as_deref(), Some("10.1.0.0/16"));
+        assert_eq!(range("10.0.0.0"), None);
     }
 
     #[test]

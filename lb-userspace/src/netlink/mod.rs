@@ -18,7 +18,7 @@ pub use classify::{PolicyHints, classify};
 pub use decode::{AddressFacts, Facts, LinkFacts};
 pub use pattern::{Pattern, PatternError};
 pub use state::network_state;
-pub use watch::{NetworkWatcher, WatchOptions, interfaces, snapshot};
+pub use watch::{LocalClients, NetworkWatcher, WatchOptions, interfaces, snapshot};
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -70,6 +70,8 @@ pub struct Link {
     pub role: Role,
     /// Whether packets begin with an Ethernet header.
     pub has_mac: bool,
+    /// Whether clients behind it are taken for pods of this node.
+    pub local_clients: bool,
     /// Source of IPv4 flows that need this node's address here.
     pub snat_v4: Option<Ipv4Addr>,
     /// Source of IPv6 flows that need this node's address here.

@@ -3,8 +3,8 @@
 use super::classify::{PolicyHints, classify};
 use super::decode::{Facts, LinkFacts};
 use super::source::Sources;
-use super::watch::WatchOptions;
-use super::{Link, NetworkState};
+use super::watch::{LocalClients, WatchOptions};
+use super::{Link, NetworkState, Role};
 
 /// What the facts mean for Services.
 pub fn network_state(facts: &Facts, options: &WatchOptions) -> NetworkState {
@@ -31,12 +31,21 @@ fn attachable(
     };
     let master = facts.links.iter().find(|other| Some(other.index) == link.master);
     let (role, has_mac) = classify(link, master, hints)?;
+    let local_clients = match &options.local_clients {
+        LocalClients::Pods => role == Role::Pod,
+        LocalClients::PortsOf(bridge) => {
+            link.name == *bridge || master.is_some_and(|master| master.name == *bridge)
+        }
+        LocalClients::Named(prefix) => !prefix.is_empty() && link.name.starts_with(prefix),
+        LocalClients::None => false,
+    };
     Some(Link {
         index: link.index,
         name: link.name.clone(),
         kind: link.kind.clone(),
         role,
         has_mac,
+        local_clients,
         snat_v4: sources.v4(link),
         snat_v6: sources.v6(link),
     })
@@ -45,7 +54,7 @@ fn attachable(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::{AddressFacts, Role};
+    use crate::netlink::AddressFacts;
     use std::collections::BTreeSet;
 
     fn facts() -> Facts {
@@ -95,6 +104,19 @@ mod tests {
         options.uplink_addresses.insert("10.0.0.1".parse().unwrap());
         let expected = [("vetha".into(), Role::Uplink), ("vethb".into(), Role::Pod)];
         assert_eq!(roles(&facts(), &options), expected);
+    }
+
+    #[test]
+    fn clients_are_local_by_role_bridge_or_name() {
+        let local = |local_clients| {
+            let options = WatchOptions { local_clients, ..WatchOptions::default() };
+            let links = network_state(&facts(), &options).links;
+            links.iter().map(|link| link.local_clients).collect::<Vec<_>>()
+        };
+        assert_eq!(local(LocalClients::Pods), [true, true]);
+        assert_eq!(local(LocalClients::PortsOf("br0".into())), [false, true]);
+        assert_eq!(local(LocalClients::Named("vetha".into())), [true, false]);
+        assert_eq!(local(LocalClients::None), [false, false]);
     }
 
     #[test]

@@ -24,9 +24,26 @@ pub struct WatchOptions {
     pub interfaces: Vec<Pattern>,
     /// Interfaces that lead to other hosts whatever else they look like.
     pub uplinks: Vec<Pattern>,
+    /// Which interfaces pods of this node are behind, as clients.
+    pub local_clients: LocalClients,
     /// Addresses by which the cluster knows this node: who carries one is an
     /// uplink.
     pub uplink_addresses: BTreeSet<IpAddr>,
+}
+
+/// Which interfaces pods of this node are behind, as far as clients are told
+/// apart by interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LocalClients {
+    /// Those whose role is a pod's.
+    #[default]
+    Pods,
+    /// A bridge and its ports.
+    PortsOf(String),
+    /// Those whose name begins so.
+    Named(String),
+    /// None.
+    None,
 }
 
 /// The network as it is now.

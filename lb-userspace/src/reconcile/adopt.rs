@@ -7,10 +7,12 @@ use super::ids::IdPool;
 use super::image::Image;
 use super::name::key_of;
 use super::state::{
-    Programmed, ProgrammedBackend, ProgrammedService, QUARANTINE, Slots, endpoint_of, segment_index,
+    Programmed, ProgrammedBackend, ProgrammedService, QUARANTINE, Slots, endpoint_of,
 };
 use crate::dataplane::maps::ServiceHeader;
 use crate::desired::ServicePortKey;
+use ipnet::IpNet;
+use lb_common::key::PODS;
 use lb_common::value::backend_state;
 use lb_common::{Backend, Segment, Service};
 use std::collections::btree_map::Entry;
@@ -48,6 +50,8 @@ pub(super) fn adopt(image: Image, now: Instant) -> (Programmed, Vec<Change>) {
         services,
         frontends: image.frontends.into_iter().collect(),
         frontend_capacity: image.frontend_capacity,
+        prefixes: adopt_prefixes(image.prefixes, &owners, &mut changes),
+        prefix_capacity: image.prefix_capacity,
         removed: BTreeMap::new(),
         rows: image.backends,
         filter: image.filter,
@@ -78,14 +82,15 @@ fn adopt_services(
                     id: *id,
                     name: Some(Name(*name)),
                     header: header_of(row),
-                    slots: <[Slots; 2]>::default(),
+                    slots: <[Slots; 4]>::default(),
                     backends: BTreeMap::new(),
                 };
                 for (index, segment) in row.segments.into_iter().enumerate() {
                     let slots = adopt_slots(image, segment, &mut taken);
-                    match (0..2).find(|&family| segment_index(family) == index) {
-                        Some(family) if slots.segment() == segment => service.slots[family] = slots,
-                        _ => changes.push(no_segment(*id, index)),
+                    if slots.segment() == segment {
+                        service.slots[index] = slots;
+                    } else {
+                        changes.push(no_segment(*id, index));
                     }
                 }
                 services.insert(key, service);
@@ -126,14 +131,29 @@ fn adopt_backend(
     let in_force = service.slots.iter().any(|slots| slots.ids.contains(&id));
     match service.backends.entry(endpoint_of(row)) {
         Entry::Occupied(_) if !in_force => Some(id),
-        Entry::Occupied(mut entry) => {
-            Some(entry.insert(ProgrammedBackend { id, state: row.state, removed }).id)
-        }
+        Entry::Occupied(mut entry) => Some(entry.insert(ProgrammedBackend { id, removed }).id),
         Entry::Vacant(entry) => {
-            entry.insert(ProgrammedBackend { id, state: row.state, removed });
+            entry.insert(ProgrammedBackend { id, removed });
             None
         }
     }
+}
+
+/// Ranges by owner; those of nobody go.
+fn adopt_prefixes(
+    rows: Vec<(u32, IpNet)>,
+    owners: &HashMap<u32, ServicePortKey>,
+    changes: &mut Vec<Change>,
+) -> BTreeMap<u32, BTreeSet<IpNet>> {
+    let mut prefixes: BTreeMap<u32, BTreeSet<IpNet>> = BTreeMap::new();
+    for (owner, range) in rows {
+        if owner == PODS || owners.contains_key(&owner) {
+            prefixes.entry(owner).or_default().insert(range);
+        } else {
+            changes.push(Change::Prefix { owner, range, present: false });
+        }
+    }
+    prefixes
 }
 
 const fn no_segment(service: u32, index: usize) -> Change {
@@ -141,7 +161,12 @@ const fn no_segment(service: u32, index: usize) -> Change {
 }
 
 fn header_of(row: &Service) -> ServiceHeader {
-    ServiceHeader { policy: row.policy, used: row.used == 1, proto: row.proto }
+    ServiceHeader {
+        policy: row.policy,
+        used: row.used == 1,
+        proto: row.proto,
+        affinity: row.affinity,
+    }
 }
 
 /// Takes rows out of force that no name owns.

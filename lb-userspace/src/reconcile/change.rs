@@ -2,6 +2,7 @@
 //! other: a packet may come between any two of them.
 
 use crate::dataplane::maps::{FrontendId, Maps, MapsError, ServiceHeader};
+use ipnet::IpNet;
 use lb_common::{Backend, Frontend, Segment, ServiceName};
 
 /// One write.
@@ -55,6 +56,15 @@ pub(super) enum Change {
         /// The segment.
         segment: Segment,
     },
+    /// Adds or removes a range.
+    Prefix {
+        /// The Service's id, or [`lb_common::key::PODS`].
+        owner: u32,
+        /// The range.
+        range: IpNet,
+        /// Whether it shall be there.
+        present: bool,
+    },
     /// Adds, replaces or removes a frontend.
     Frontend {
         /// What clients dial.
@@ -88,6 +98,8 @@ pub(super) fn write(maps: &mut Maps, change: &Change) -> Result<(), MapsError> {
         Change::Segment { service, index, segment } => {
             maps.services.set_segment(*service, *index, *segment)
         }
+        Change::Prefix { owner, range, present: true } => maps.prefixes.insert(*owner, *range),
+        Change::Prefix { owner, range, present: false } => maps.prefixes.remove(*owner, *range),
         Change::Frontend { id, row: Some(row) } => maps.frontends.insert(*id, *row),
         Change::Frontend { id, row: None } => maps.frontends.remove(*id),
     }

@@ -3,49 +3,73 @@
 use super::refusal::Refusal;
 use super::state::family;
 use crate::dataplane::maps::FrontendId;
-use crate::desired::DesiredService;
+use crate::desired::{DesiredService, Scope};
+use ipnet::IpNet;
 use lb_common::Frontend;
-use lb_common::value::frontend_kind;
+use lb_common::value::{frontend_flag, frontend_kind};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 
-/// The addresses of this node, from netlink.
+/// What the maps must know of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NetworkFacts {
-    /// Addresses on which node ports answer.
+    /// The node's own addresses: their other ports are not ours.
     pub node_addresses: Vec<IpAddr>,
+    /// Addresses on which node ports answer.
+    pub node_port_addresses: Vec<IpAddr>,
     /// Further addresses that source translation may use.
     pub translation_addresses: Vec<IpAddr>,
+    /// Where local pods are, if that is told by their addresses.
+    pub pods: Vec<IpNet>,
 }
 
-/// The rows of a Service port with this id.
+/// The rows of a Service port with this id, each key once: of two kinds of the
+/// same address, the one that asks more of clients counts.
 pub(super) fn rows_of(
     service: &DesiredService,
     id: u32,
     facts: &NetworkFacts,
 ) -> Vec<(FrontendId, Frontend)> {
     let proto = service.key.protocol.number();
-    let row = |kind| Frontend { service: id, kind, ..Frontend::default() };
-    let mut rows = Vec::new();
-    for &addr in &service.cluster_ips {
-        let port = FrontendId { addr, port: service.port, proto };
-        rows.push((port, row(frontend_kind::CLUSTER_IP)));
-        // The other ports of an address of the node's own are not ours to
-        // refuse: an administrator may be on one of them.
+    let row = |kind, scope: Scope, flags| Frontend {
+        service: id,
+        kind,
+        scope: scope.number(),
+        flags,
+        pad: 0,
+    };
+    let mut rows = BTreeMap::new();
+    let mut add = |addr: IpAddr, row: Frontend, whole: u8| {
+        rows.entry(FrontendId { addr, port: service.port, proto }).or_insert(row);
+        // The other ports of an address of the node's own are not ours: an
+        // administrator may be on one of them.
         if !facts.node_addresses.contains(&addr) {
-            rows.push((FrontendId::address(addr), Frontend::default()));
+            let whole = Frontend { kind: whole, ..Frontend::default() };
+            rows.entry(FrontendId::address(addr)).or_insert(whole);
         }
+    };
+    for &addr in &service.cluster_ips {
+        let row = row(frontend_kind::CLUSTER_IP, service.internal_scope, 0);
+        add(addr, row, frontend_kind::ADDRESS);
+    }
+    for &addr in &service.load_balancer_ips {
+        let flags = if service.is_guarded(addr) { frontend_flag::SOURCE_RANGES } else { 0 };
+        let row = row(frontend_kind::LOAD_BALANCER, service.external_scope, flags);
+        add(addr, row, frontend_kind::EXTERNAL_ADDRESS);
+    }
+    for &addr in &service.external_ips {
+        let row = row(frontend_kind::EXTERNAL_IP, service.external_scope, 0);
+        add(addr, row, frontend_kind::EXTERNAL_ADDRESS);
     }
     if let Some(port) = service.node_port {
         let families = families(service);
-        let addresses = facts.node_addresses.iter().filter(|addr| families[family(**addr)]);
-        rows.extend(
-            addresses
-                .map(|&addr| (FrontendId { addr, port, proto }, row(frontend_kind::NODE_PORT))),
-        );
+        let row = row(frontend_kind::NODE_PORT, service.external_scope, 0);
+        for &addr in facts.node_port_addresses.iter().filter(|addr| families[family(**addr)]) {
+            rows.entry(FrontendId { addr, port, proto }).or_insert(row);
+        }
     }
-    rows
+    rows.into_iter().collect()
 }
 
 /// Which families the Service port has: those of its addresses, or without
@@ -97,6 +121,14 @@ impl Claims {
     fn claim_one(&mut self, id: FrontendId, row: Frontend) -> Result<bool, Refusal> {
         match self.rows.entry(id) {
             Entry::Occupied(entry) if *entry.get() == row => Ok(false),
+            // An address that is one Service's ClusterIP and another's external
+            // address is first of all the ClusterIP.
+            Entry::Occupied(mut entry) if id.is_address() => {
+                if row.kind == frontend_kind::ADDRESS {
+                    entry.insert(row);
+                }
+                Ok(false)
+            }
             Entry::Occupied(_) => Err(Refusal::Taken { frontend: id }),
             Entry::Vacant(entry) => {
                 let family = id.family();
@@ -128,12 +160,13 @@ impl Claims {
             programmed.iter().filter(|(id, row)| row.service == service && !id.is_address());
         for (id, row) in owned {
             let address = FrontendId::address(id.addr);
-            let whole = row.kind == frontend_kind::CLUSTER_IP;
-            let whole = whole && programmed.contains_key(&address);
+            let whole = programmed.get(&address).filter(|_| row.kind != frontend_kind::NODE_PORT);
             let kept = self.claim_one(*id, *row).is_ok();
             // Without room for the row of the address, unknown ports of it are
             // routed on: better than to take the Service port out of service.
-            if kept && whole && self.claim_one(address, Frontend::default()).is_err() {
+            if let Some(whole) = whole.filter(|_| kept)
+                && self.claim_one(address, *whole).is_err()
+            {
                 tracing::debug!(%id, "no room for the row of the address");
             }
         }

@@ -2,6 +2,7 @@
 //! what the tests apply changes to.
 
 use crate::dataplane::maps::{FrontendId, Maps, MapsError};
+use ipnet::IpNet;
 use lb_common::{Backend, Frontend, Segment, Service, ServiceName};
 
 /// What the kernel holds.
@@ -21,6 +22,10 @@ pub(super) struct Image {
     pub(super) frontends: Vec<(FrontendId, Frontend)>,
     /// Most frontends by family.
     pub(super) frontend_capacity: [u32; 2],
+    /// Ranges by owner.
+    pub(super) prefixes: Vec<(u32, IpNet)>,
+    /// Most ranges by family.
+    pub(super) prefix_capacity: [u32; 2],
 }
 
 impl Image {
@@ -34,6 +39,8 @@ impl Image {
             filter: (0..lb_common::filter::BUCKETS).map(|b| maps.filter.flags(b)).collect(),
             frontends: maps.frontends.rows()?,
             frontend_capacity: maps.frontends.capacity(),
+            prefixes: maps.prefixes.rows()?,
+            prefix_capacity: maps.prefixes.capacity(),
         })
     }
 

@@ -41,7 +41,7 @@ fn text(bytes: &[u8; NAME_LEN]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::Policy;
+    use crate::desired::{Policy, Scope};
 
     fn service(name: &str) -> DesiredService {
         DesiredService {
@@ -55,6 +55,12 @@ mod tests {
             policy: Policy::RoundRobin,
             cluster_ips: vec![],
             node_port: None,
+            load_balancer_ips: vec![],
+            external_ips: vec![],
+            source_ranges: vec![],
+            internal_scope: Scope::Cluster,
+            external_scope: Scope::Cluster,
+            affinity: None,
             backends: vec![],
         }
     }

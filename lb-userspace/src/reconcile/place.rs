@@ -5,9 +5,9 @@ use super::extents::Extent;
 use super::frontends::{Claims, NetworkFacts, rows_of};
 use super::name::name_of;
 use super::refusal::Refusal;
-use super::state::{Endpoint, Programmed, Slots, family};
+use super::state::{Endpoint, Programmed, Slots, family, segments};
 use crate::dataplane::maps::FrontendId;
-use crate::desired::{BackendState, DesiredService};
+use crate::desired::{DesiredService, Scope};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -22,8 +22,8 @@ pub(super) struct Place {
     pub(super) name: Name,
     /// Ids of its backends; `true` where the id was given for this.
     pub(super) backends: BTreeMap<Endpoint, (u32, bool)>,
-    /// Slots by family, where they must change.
-    pub(super) slots: [Option<Slots>; 2],
+    /// Slots by segment, where they must change.
+    pub(super) slots: [Option<Slots>; 4],
 }
 
 /// What was taken so far, to be given back if the rest can't be had.
@@ -72,11 +72,14 @@ fn try_place(
         None => service_id(programmed, now, taken)?,
     };
     taken.frontends = claims.claim(&rows_of(service, id, facts))?;
+    room_for_ranges(programmed, service, id)?;
     let backends = backend_ids(programmed, service, now, taken)?;
-    let slots = [
-        slots(programmed, service, 0, &backends, now, taken)?,
-        slots(programmed, service, 1, &backends, now, taken)?,
-    ];
+    let mut places = <[Option<Slots>; 4]>::default();
+    for (index, family, scope) in segments() {
+        let ids = slot_ids(service, family, scope, &backends);
+        places[index] = slots(programmed, service, index, ids, now, taken)?;
+    }
+    let slots = places;
     Ok(Place { id, is_new: known.is_none(), name, backends, slots })
 }
 
@@ -89,6 +92,32 @@ fn service_id(
     let id = programmed.service_ids.allocate(now).ok_or(Refusal::NoService { max })?;
     taken.service = Some(id);
     Ok(id)
+}
+
+/// Ranges need no id: what counts is that the maps can take them.
+fn room_for_ranges(
+    programmed: &Programmed,
+    service: &DesiredService,
+    id: u32,
+) -> Result<(), Refusal> {
+    let known = programmed.prefixes.get(&id);
+    let new: Vec<_> = service
+        .ranges_in_force()
+        .filter(|range| known.is_none_or(|known| !known.contains(range)))
+        .collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    for (v6, family, max) in [
+        (false, "IPv4", programmed.prefix_capacity[0]),
+        (true, "IPv6", programmed.prefix_capacity[1]),
+    ] {
+        let needed = new.iter().filter(|range| range.addr().is_ipv6() == v6).count();
+        if programmed.ranges(v6) + needed > max as usize {
+            return Err(Refusal::NoRange { family, needed, max });
+        }
+    }
+    Ok(())
 }
 
 fn backend_ids(
@@ -116,24 +145,33 @@ fn backend_ids(
     Ok(ids)
 }
 
-/// The slots of one family, or `None` if those in force are right.
-fn slots(
-    programmed: &mut Programmed,
+/// The backend ids of one segment's slots.
+fn slot_ids(
     service: &DesiredService,
     wanted: usize,
+    scope: Scope,
     backends: &BTreeMap<Endpoint, (u32, bool)>,
-    now: Instant,
-    taken: &mut Taken,
-) -> Result<Option<Slots>, Refusal> {
+) -> Vec<u32> {
     let takes_new = service
         .backends
         .iter()
-        .filter(|backend| backend.state == BackendState::Active && family(backend.addr) == wanted);
-    let ids: Vec<u32> = takes_new
+        .filter(|backend| backend.serves(scope) && family(backend.addr) == wanted);
+    takes_new
         .filter_map(|backend| backends.get(&(backend.addr, backend.port)))
         .map(|(id, _)| *id)
-        .collect();
-    let known = programmed.services.get(&service.key).map(|known| &known.slots[wanted].ids);
+        .collect()
+}
+
+/// The slots of one segment, or `None` if those in force are right.
+fn slots(
+    programmed: &mut Programmed,
+    service: &DesiredService,
+    segment: usize,
+    ids: Vec<u32>,
+    now: Instant,
+    taken: &mut Taken,
+) -> Result<Option<Slots>, Refusal> {
+    let known = programmed.services.get(&service.key).map(|known| &known.slots[segment].ids);
     if known.map_or(ids.is_empty(), |known| *known == ids) {
         return Ok(None);
     }

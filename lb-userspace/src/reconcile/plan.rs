@@ -11,12 +11,13 @@ use super::place::{Place, place};
 use super::refusal::Refusal;
 use super::state::{
     Endpoint, Programmed, ProgrammedBackend, ProgrammedService, QUARANTINE, Slots, address_bucket,
-    backend_row, segment_index, socket_bucket,
+    backend_row, socket_bucket,
 };
 use crate::dataplane::maps::{FrontendId, ServiceHeader};
-use crate::desired::{BackendState, Desired, DesiredService, Policy, ServicePortKey};
+use crate::desired::{Desired, DesiredService, Policy, ServicePortKey};
+use lb_common::key::PODS;
 use lb_common::value::{backend_state, policy};
-use lb_common::{Frontend, Segment, filter};
+use lb_common::{Backend, Frontend, Segment, filter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -72,6 +73,9 @@ pub(super) fn plan(
     for &addr in facts.node_addresses.iter().chain(&facts.translation_addresses) {
         steps.filter.extend(programmed.flag(address_bucket(addr), filter::NODE_ADDR));
     }
+    let (new, gone) = programmed.set_ranges(PODS, facts.pods.iter().copied());
+    steps.prepare.extend(new);
+    steps.withdraw.extend(gone);
     // Who has something keeps it, whatever else is asked for.
     let held: BTreeSet<_> = held.iter().filter(|key| is_missing(desired, key)).collect();
     for key in &held {
@@ -127,7 +131,7 @@ fn settle(
         id: place.id,
         name: None,
         header: ServiceHeader::default(),
-        slots: <[Slots; 2]>::default(),
+        slots: <[Slots; 4]>::default(),
         backends: BTreeMap::new(),
     });
     if service.name != Some(place.name) {
@@ -139,21 +143,24 @@ fn settle(
         steps.prepare.push(Change::ClearServiceTraffic(place.id));
     }
     settle_backends(programmed, &mut service, desired, &place, now, steps);
-    let header = ServiceHeader { policy: policy_of(desired.policy), used: true, proto };
+    let affinity = desired.affinity.unwrap_or(0);
+    let header = ServiceHeader { policy: policy_of(desired.policy), used: true, proto, affinity };
     if service.header != header {
         steps.switch.push(Change::Header { service: place.id, header });
         service.header = header;
     }
-    for (family, slots) in place.slots.into_iter().enumerate() {
+    let (new, gone) = programmed.set_ranges(place.id, desired.ranges_in_force());
+    steps.prepare.extend(new);
+    steps.withdraw.extend(gone);
+    for (index, slots) in place.slots.into_iter().enumerate() {
         let Some(slots) = slots else { continue };
         if let Some(extent) = slots.extent {
             let backends = slots.ids.clone();
             steps.prepare.push(Change::Slots { word: extent.start, backends });
         }
-        let index = segment_index(family);
         let segment = slots.segment();
         steps.switch.push(Change::Segment { service: place.id, index, segment });
-        if let Some(old) = std::mem::replace(&mut service.slots[family], slots).extent {
+        if let Some(old) = std::mem::replace(&mut service.slots[index], slots).extent {
             programmed.extents.release(old, now + QUARANTINE);
         }
     }
@@ -172,34 +179,26 @@ fn settle_backends(
     for backend in &desired.backends {
         let endpoint = (backend.addr, backend.port);
         let Some(&(id, is_new)) = place.backends.get(&endpoint) else { continue };
-        let state = state_of(backend.state);
         let bucket = socket_bucket(backend.addr, backend.port, proto);
         steps.filter.extend(programmed.flag(bucket, filter::BACKEND));
+        let old = programmed.row(id);
         if is_new {
-            let old = programmed.row(id).generation;
-            if old != 0 {
+            if old.generation != 0 {
                 steps.prepare.push(Change::ClearBackendTraffic(id));
             }
-            let row = backend_row(endpoint, place.id, state, old.wrapping_add(1).max(1));
+            let row = backend_row(backend, place.id, old.generation.wrapping_add(1).max(1));
             steps.prepare.push(programmed.set_row(id, row));
-            service.backends.insert(endpoint, ProgrammedBackend { id, state, removed: None });
-        } else if let Some(known) = service.backends.get_mut(&endpoint)
-            && known.state != state
-        {
+            service.backends.insert(endpoint, ProgrammedBackend { id, removed: None });
+        } else if let Some(known) = service.backends.get_mut(&endpoint) {
             if let Some(at) = known.removed.take() {
                 programmed.removed.remove(&(at, id));
             }
-            known.state = state;
-            let row = lb_common::Backend { state, ..programmed.row(id) };
-            let change = programmed.set_row(id, row);
-            // Before slots name it, or after they no longer do.
-            if state == backend_state::ACTIVE { &mut steps.prepare } else { &mut steps.withdraw }
-                .push(change);
+            let row = backend_row(backend, place.id, old.generation);
+            change_backend(programmed, id, old, row, steps);
         }
     }
     for (endpoint, backend) in &mut service.backends {
         if backend.removed.is_none() && !place.backends.contains_key(endpoint) {
-            backend.state = backend_state::REMOVED;
             backend.removed = Some(now);
             let owner = Some((desired.key.clone(), *endpoint));
             steps.withdraw.push(programmed.remove_backend(backend.id, owner, now));
@@ -207,13 +206,35 @@ fn settle_backends(
     }
 }
 
+/// Changes a backend's row: what it gains before slots name it, what it loses
+/// after they no longer do.
+fn change_backend(
+    programmed: &mut Programmed,
+    id: u32,
+    old: Backend,
+    row: Backend,
+    steps: &mut Steps,
+) {
+    let both = Backend { scopes: old.scopes | row.scopes, ..row };
+    if both.scopes == old.scopes {
+        if row != old {
+            steps.withdraw.push(programmed.set_row(id, row));
+        }
+        return;
+    }
+    let state = backend_state::ACTIVE;
+    steps.prepare.push(programmed.set_row(id, Backend { state, ..both }));
+    if row != both {
+        steps.withdraw.push(programmed.set_row(id, row));
+    }
+}
+
 /// Takes a Service port out of service. Its frontends go before.
 fn retire(programmed: &mut Programmed, key: &ServicePortKey, now: Instant, steps: &mut Steps) {
     let Some(service) = programmed.services.remove(key) else { return };
     let ProgrammedService { id, name: _, header, slots, backends } = service;
-    for (family, slots) in slots.into_iter().enumerate() {
+    for (index, slots) in slots.into_iter().enumerate() {
         if let Some(extent) = slots.extent {
-            let index = segment_index(family);
             let segment = Segment::default();
             steps.withdraw.push(Change::Segment { service: id, index, segment });
             programmed.extents.release(extent, now + QUARANTINE);
@@ -225,6 +246,7 @@ fn retire(programmed: &mut Programmed, key: &ServicePortKey, now: Instant, steps
             steps.withdraw.push(programmed.remove_backend(backend.id, owner, now));
         }
     }
+    steps.withdraw.extend(programmed.set_ranges(id, []).1);
     let header = ServiceHeader { used: false, ..header };
     steps.withdraw.push(Change::Header { service: id, header });
     steps.withdraw.push(Change::Name { service: id, name: None });
@@ -261,13 +283,6 @@ fn move_frontends(
         steps.frontends.push(Change::Frontend { id, row: wanted.get(&id).copied() });
     }
     programmed.frontends = wanted;
-}
-
-const fn state_of(state: BackendState) -> u8 {
-    match state {
-        BackendState::Active => backend_state::ACTIVE,
-        BackendState::Terminating => backend_state::TERMINATING,
-    }
 }
 
 const fn policy_of(policy: Policy) -> u8 {

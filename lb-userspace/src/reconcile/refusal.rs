@@ -47,6 +47,16 @@ pub enum Refusal {
         /// How many the Service port needs.
         needed: usize,
     },
+    /// Too many source ranges.
+    #[error("the {family} range map is full: it needs {needed} more, and it has {max} rows")]
+    NoRange {
+        /// Which family.
+        family: &'static str,
+        /// How many the Service port needs.
+        needed: usize,
+        /// Most rows.
+        max: u32,
+    },
     /// Enough was freed a moment ago; it will be tried again.
     #[error("the {map} map is full until what was freed a moment ago may be used again")]
     Waiting {
@@ -67,6 +77,7 @@ impl Refusal {
             Self::NameTooLong { .. }
             | Self::Taken { .. }
             | Self::NoFrontend { .. }
+            | Self::NoRange { .. }
             | Self::Waiting { .. } => return self,
         };
         if resting { Self::Waiting { map } } else { self }

@@ -4,10 +4,11 @@ use super::change::{Change, Name};
 use super::extents::{Extent, ExtentPool};
 use super::ids::IdPool;
 use crate::dataplane::maps::{FrontendId, ServiceHeader};
-use crate::desired::ServicePortKey;
-use lb_common::value::{backend_reason, backend_state, scope};
+use crate::desired::{DesiredBackend, Scope, ServicePortKey, Takes};
+use ipnet::IpNet;
+use lb_common::value::backend_state;
 use lb_common::{Address as _, Backend, BePort, Frontend, Segment, Service, V4, V6, filter};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,6 @@ pub(super) type Endpoint = (IpAddr, u16);
 pub(super) struct ProgrammedBackend {
     /// Its id.
     pub(super) id: u32,
-    /// One of [`backend_state`].
-    pub(super) state: u8,
     /// When it was removed, if it was.
     pub(super) removed: Option<Instant>,
 }
@@ -56,8 +55,8 @@ pub(super) struct ProgrammedService {
     pub(super) name: Option<Name>,
     /// The row beside the segments.
     pub(super) header: ServiceHeader,
-    /// Slots by family.
-    pub(super) slots: [Slots; 2],
+    /// Slots by [`Service::segment_index`]: family and scope.
+    pub(super) slots: [Slots; 4],
     /// Backends, also those that were removed a moment ago.
     pub(super) backends: BTreeMap<Endpoint, ProgrammedBackend>,
 }
@@ -71,6 +70,10 @@ pub(super) struct Programmed {
     pub(super) frontends: BTreeMap<FrontendId, Frontend>,
     /// Most frontends by family.
     pub(super) frontend_capacity: [u32; 2],
+    /// Ranges by owner: a Service's id, or [`lb_common::key::PODS`].
+    pub(super) prefixes: BTreeMap<u32, BTreeSet<IpNet>>,
+    /// Most ranges by family.
+    pub(super) prefix_capacity: [u32; 2],
     /// Free Service ids.
     pub(super) service_ids: IdPool,
     /// Free backend ids.
@@ -106,6 +109,29 @@ impl Programmed {
         changes
     }
 
+    /// How many ranges of a family there are.
+    pub(super) fn ranges(&self, v6: bool) -> usize {
+        self.prefixes.values().flatten().filter(|range| range.addr().is_ipv6() == v6).count()
+    }
+
+    /// Gives an owner its ranges; returns the writes that add some, and those
+    /// that remove some.
+    pub(super) fn set_ranges(
+        &mut self,
+        owner: u32,
+        wanted: impl IntoIterator<Item = IpNet>,
+    ) -> (Vec<Change>, Vec<Change>) {
+        let wanted: BTreeSet<IpNet> = wanted.into_iter().collect();
+        let known = self.prefixes.remove(&owner).unwrap_or_default();
+        let change = |present| move |&range| Change::Prefix { owner, range, present };
+        let new = wanted.difference(&known).map(change(true)).collect();
+        let gone = known.difference(&wanted).map(change(false)).collect();
+        if !wanted.is_empty() {
+            self.prefixes.insert(owner, wanted);
+        }
+        (new, gone)
+    }
+
     /// When [`Programmed::expire`] has something to do next.
     pub(super) fn next_expiry(&self) -> Option<Instant> {
         self.removed.first_key_value().map(|((at, _), _)| *at + QUARANTINE)
@@ -132,7 +158,8 @@ impl Programmed {
         now: Instant,
     ) -> Change {
         self.removed.insert((now, id), owner);
-        self.set_row(id, Backend { state: backend_state::REMOVED, ..self.row(id) })
+        let row = Backend { state: backend_state::REMOVED, scopes: 0, ..self.row(id) };
+        self.set_row(id, row)
     }
 
     /// Adds flags to a bucket, if it lacks any.
@@ -149,26 +176,31 @@ pub(super) fn family(addr: IpAddr) -> usize {
     usize::from(addr.is_ipv6())
 }
 
-/// Index of the family's cluster-wide segment in a Service's row.
-pub(super) const fn segment_index(family: usize) -> usize {
-    Service::segment_index(family, 0)
+/// Every segment of a Service's row: its index, family and scope.
+pub(super) fn segments() -> impl Iterator<Item = (usize, usize, Scope)> {
+    (0..2).flat_map(|family| {
+        Scope::ALL.map(|scope| (Service::segment_index(family, scope.number()), family, scope))
+    })
 }
 
 /// A backend's row.
-pub(super) fn backend_row(endpoint: Endpoint, service: u32, state: u8, generation: u32) -> Backend {
-    let addr = match endpoint.0 {
+pub(super) fn backend_row(backend: &DesiredBackend, service: u32, generation: u32) -> Backend {
+    let addr = match backend.addr {
         IpAddr::V4(addr) => V4::from(addr).to_words(),
         IpAddr::V6(addr) => V6::from(addr).to_words(),
     };
     Backend {
         addr,
-        port: BePort::new(endpoint.1),
-        state,
-        family: u8::from(endpoint.0.is_ipv6()),
+        port: BePort::new(backend.port),
+        state: match backend.takes {
+            Takes::New => backend_state::ACTIVE,
+            Takes::Terminating | Takes::Farther | Takes::NotReady => backend_state::TERMINATING,
+        },
+        family: u8::from(backend.addr.is_ipv6()),
         generation,
         service,
-        scopes: 1 << scope::CLUSTER,
-        reason: backend_reason::NONE,
+        scopes: backend.scopes,
+        reason: backend.takes.reason(),
         weight: 1,
     }
 }

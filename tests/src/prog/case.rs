@@ -229,6 +229,11 @@ impl Step {
         assert!(self.outcome.is_drop(self.prog), "{}", self.describe());
     }
 
+    /// Whether the packet goes on or ends here: it was not answered.
+    pub fn passes_or_drops(&self) -> bool {
+        self.outcome.passes(self.prog) || self.outcome.is_drop(self.prog)
+    }
+
     /// What happened, for a failed assertion.
     pub fn describe(&self) -> String {
         let frame = &self.outcome.frame;

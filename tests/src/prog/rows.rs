@@ -4,21 +4,25 @@
 use std::net::{IpAddr, SocketAddr};
 
 use aya::Pod;
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
-use lb_common::value::{backend_state, frontend_kind};
+use ipnet::IpNet;
+use lb_common::value::{backend_state, frontend_flag, frontend_kind, scope};
 use lb_common::{
-    Address as _, Backend, BePort, Frontend, FrontendKey, Interface, Segment, Service, Traffic, V4,
-    V6, filter, names,
+    Address as _, Affinity, AffinityKey, Backend, BePort, Frontend, FrontendKey, Interface,
+    PrefixKey, Segment, Service, Traffic, V4, V6, filter, names,
 };
 
 use super::{Family, Rig, net};
 
 const SERVICES: u32 = 128;
+/// Id 0 is nobody's.
+const FIRST_SERVICE: u32 = 1;
 const BACKENDS: u32 = 1_024;
 const SLOT_WORDS: u32 = 4_096;
 
 /// Small maps: a test clears them in no time.
-pub(super) const SIZES: [(&str, u32); 11] = [
+pub(super) const SIZES: [(&str, u32); 16] = [
     (names::MAP_FRONTENDS_V4, 1_024),
     (names::MAP_FRONTENDS_V6, 1_024),
     (names::MAP_SERVICES, SERVICES),
@@ -30,6 +34,11 @@ pub(super) const SIZES: [(&str, u32); 11] = [
     (names::MAP_BACKEND_TRAFFIC, BACKENDS),
     (names::MAP_NAMES, SERVICES),
     (names::MAP_CURSORS, SERVICES),
+    (names::MAP_AFFINITY_V4, 1_024),
+    (names::MAP_AFFINITY_V6, 1_024),
+    (names::MAP_PREFIXES_V4, 1_024),
+    (names::MAP_PREFIXES_V6, 1_024),
+    (names::MAP_OPEN, BACKENDS),
 ];
 
 /// A Service port, as a test writes it down.
@@ -45,6 +54,20 @@ pub struct ServiceSpec {
     pub node: Vec<SocketAddr>,
     /// Active endpoints, of both families.
     pub backends: Vec<SocketAddr>,
+    /// Which of them are on this node, by their place.
+    pub local: Vec<usize>,
+    /// A load balancer's addresses with the Service's port.
+    pub load_balancer: Vec<SocketAddr>,
+    /// External addresses with the Service's port.
+    pub external: Vec<SocketAddr>,
+    /// One of [`lb_common::value::scope`], for the ClusterIPs.
+    pub internal_scope: u8,
+    /// Likewise for all other addresses.
+    pub external_scope: u8,
+    /// Clients that may use the load balancer's addresses; all, if empty.
+    pub ranges: Vec<IpNet>,
+    /// Timeout of session affinity in seconds, or 0.
+    pub affinity: u32,
 }
 
 /// The rows that a Service port has.
@@ -61,21 +84,32 @@ impl Rig {
     pub fn install(&mut self, spec: &ServiceSpec) -> Installed {
         let id = self.next_service;
         self.next_service += 1;
-        let service =
-            Service { policy: spec.policy, used: 1, proto: spec.proto, ..Service::default() };
+        let service = Service {
+            policy: spec.policy,
+            used: 1,
+            proto: spec.proto,
+            affinity: spec.affinity,
+            ..Service::default()
+        };
         self.set_array(names::MAP_SERVICES, id, service);
         let backends: Vec<u32> =
             spec.backends.iter().map(|addr| self.add_backend(id, spec.proto, *addr)).collect();
         self.set_endpoints(id, &backends);
-        for (kind, frontends) in
-            [(frontend_kind::CLUSTER_IP, &spec.cluster), (frontend_kind::NODE_PORT, &spec.node)]
-        {
+        let local: Vec<u32> = spec.local.iter().map(|place| backends[*place]).collect();
+        self.set_local_endpoints(id, &local);
+        for range in &spec.ranges {
+            self.add_range(id, *range);
+        }
+        let guard = if spec.ranges.is_empty() { 0 } else { frontend_flag::SOURCE_RANGES };
+        for (kind, scope, flags, frontends) in [
+            (frontend_kind::CLUSTER_IP, spec.internal_scope, 0, &spec.cluster),
+            (frontend_kind::NODE_PORT, spec.external_scope, 0, &spec.node),
+            (frontend_kind::LOAD_BALANCER, spec.external_scope, guard, &spec.load_balancer),
+            (frontend_kind::EXTERNAL_IP, spec.external_scope, 0, &spec.external),
+        ] {
             for addr in frontends {
-                self.add_frontend(
-                    *addr,
-                    spec.proto,
-                    Frontend { service: id, kind, ..Frontend::default() },
-                );
+                let row = Frontend { service: id, kind, scope, flags, pad: 0 };
+                self.add_frontend(*addr, spec.proto, row);
             }
         }
         Installed { id, backends }
@@ -124,6 +158,73 @@ impl Rig {
 
     /// Gives a Service these endpoints, in fresh segments.
     pub fn set_endpoints(&mut self, service: u32, backends: &[u32]) {
+        self.set_segments(service, scope::CLUSTER, backends);
+    }
+
+    /// Likewise those on this node.
+    pub fn set_local_endpoints(&mut self, service: u32, backends: &[u32]) {
+        for id in backends {
+            let row = self.backend(*id);
+            let scopes = row.scopes | 1 << scope::LOCAL;
+            self.set_array(names::MAP_BACKENDS, *id, Backend { scopes, ..row });
+        }
+        self.set_segments(service, scope::LOCAL, backends);
+    }
+
+    /// Takes a backend out of some scopes: bits `1 << scope` are those that stay.
+    pub fn set_backend_scopes(&mut self, id: u32, scopes: u8) {
+        let row = self.backend(id);
+        self.set_array(names::MAP_BACKENDS, id, Backend { scopes, ..row });
+    }
+
+    /// Adds a range of an owner: a Service's id, or [`lb_common::key::PODS`].
+    pub fn add_range(&mut self, owner: u32, range: IpNet) {
+        let bits = 32 + u32::from(range.prefix_len());
+        match range {
+            IpNet::V4(range) => {
+                let data = PrefixKey { owner, addr: V4::from(range.network()) };
+                self.put_range(names::MAP_PREFIXES_V4, &Key::new(bits, data));
+            }
+            IpNet::V6(range) => {
+                let data = PrefixKey { owner, addr: V6::from(range.network()) };
+                self.put_range(names::MAP_PREFIXES_V6, &Key::new(bits, data));
+            }
+        }
+    }
+
+    fn put_range<K: Pod>(&mut self, map: &str, key: &Key<K>) {
+        let mut map: LpmTrie<_, K, u32> =
+            LpmTrie::try_from(self.map_mut(map)).expect("a prefix map");
+        map.insert(key, 1, 0).expect("room for a range");
+    }
+
+    fn clear_ranges<K: Pod>(&mut self, map: &str) {
+        let mut map: LpmTrie<_, K, u32> =
+            LpmTrie::try_from(self.map_mut(map)).expect("a prefix map");
+        let keys: Vec<Key<K>> = map.keys().collect::<Result<_, _>>().expect("the keys");
+        for key in keys {
+            map.remove(&key).expect("the key is there");
+        }
+    }
+
+    /// Makes every client's last connection through a Service with affinity
+    /// this many seconds older.
+    pub fn age_affinity(&mut self, seconds: u64) {
+        self.age_clients::<AffinityKey<V4>>(names::MAP_AFFINITY_V4, seconds);
+        self.age_clients::<AffinityKey<V6>>(names::MAP_AFFINITY_V6, seconds);
+    }
+
+    fn age_clients<K: Pod>(&mut self, map: &str, seconds: u64) {
+        let mut map: HashMap<_, K, Affinity> =
+            HashMap::try_from(self.map_mut(map)).expect("a hash map");
+        let rows: Vec<(K, Affinity)> = map.iter().collect::<Result<_, _>>().expect("the rows");
+        for (key, row) in rows {
+            let last_used = row.last_used.saturating_sub(seconds * 1_000_000_000);
+            map.insert(key, Affinity { last_used, ..row }, 0).expect("the row is there");
+        }
+    }
+
+    fn set_segments(&mut self, service: u32, scope: u8, backends: &[u32]) {
         let mut row: Service =
             self.array(names::MAP_SERVICES).get(&service, 0).expect("a Service's row");
         for family in 0..2 {
@@ -132,7 +233,7 @@ impl Rig {
                 .copied()
                 .filter(|id| usize::from(self.backend(*id).family) == family)
                 .collect();
-            row.segments[Service::segment_index(family, 0)] = self.new_segment(&ids);
+            row.segments[Service::segment_index(family, scope)] = self.new_segment(&ids);
         }
         self.set_array(names::MAP_SERVICES, service, row);
     }
@@ -158,10 +259,14 @@ impl Rig {
     pub fn add_frontend(&mut self, addr: SocketAddr, proto: u8, frontend: Frontend) {
         self.flag_socket(addr, proto, filter::FRONTEND);
         let mut rows = vec![(addr.port(), proto, frontend)];
-        if frontend.kind == frontend_kind::CLUSTER_IP {
+        let whole = match frontend.kind {
+            frontend_kind::NODE_PORT => None,
+            frontend_kind::CLUSTER_IP => Some(frontend_kind::ADDRESS),
+            _ => Some(frontend_kind::EXTERNAL_ADDRESS),
+        };
+        if let Some(kind) = whole {
             self.flag_address(addr.ip(), filter::SERVICE_ADDR);
-            let address = Frontend { kind: frontend_kind::ADDRESS, ..Frontend::default() };
-            rows.push((0, 0, address));
+            rows.push((0, 0, Frontend { kind, ..Frontend::default() }));
         }
         for (port, proto, row) in rows {
             let port = BePort::new(port);
@@ -218,6 +323,8 @@ impl Rig {
             bytes_in: sum.bytes_in + cpu.bytes_in,
             bytes_out: sum.bytes_out + cpu.bytes_out,
             refused: sum.refused + cpu.refused,
+            no_local: sum.no_local + cpu.no_local,
+            out_of_range: sum.out_of_range + cpu.out_of_range,
         })
     }
 
@@ -225,8 +332,12 @@ impl Rig {
     pub fn reset(&mut self) {
         self.clear_hash::<FrontendKey<V4>, Frontend>(names::MAP_FRONTENDS_V4);
         self.clear_hash::<FrontendKey<V6>, Frontend>(names::MAP_FRONTENDS_V6);
+        self.clear_hash::<AffinityKey<V4>, Affinity>(names::MAP_AFFINITY_V4);
+        self.clear_hash::<AffinityKey<V6>, Affinity>(names::MAP_AFFINITY_V6);
+        self.clear_ranges::<PrefixKey<V4>>(names::MAP_PREFIXES_V4);
+        self.clear_ranges::<PrefixKey<V6>>(names::MAP_PREFIXES_V6);
         self.clear_flows();
-        for id in 0..self.next_service {
+        for id in FIRST_SERVICE..self.next_service {
             self.set_array(names::MAP_SERVICES, id, Service::default());
             self.zero_per_cpu(names::MAP_SERVICE_TRAFFIC, id, Traffic::default());
             self.zero_per_cpu(names::MAP_CURSORS, id, [0_u32; 2]);
@@ -238,7 +349,7 @@ impl Rig {
         for word in std::mem::take(&mut self.filter).into_keys() {
             self.set_array(names::MAP_FILTER, word, 0_u64);
         }
-        (self.next_service, self.next_backend, self.next_slot) = (0, 0, 0);
+        (self.next_service, self.next_backend, self.next_slot) = (FIRST_SERVICE, 0, 0);
         // As at boot: a full bucket of answers to refused packets.
         self.zero_per_cpu("LB_REFUSALS", 0, [0_u64; 2]);
         for port in net::PORTS {

@@ -79,8 +79,9 @@ impl World {
             cluster: vec![self.vip(number)],
             node: vec![self.node_port(number)],
             backends: backends.to_vec(),
+            ..ServiceSpec::default()
         });
-        assert_eq!(installed.id as usize, number, "rows are given in turn");
+        assert_eq!(installed.id, row_of(number), "rows are given in turn");
         let vip = self.vip(number);
         self.model.frontends.insert((vip, proto), number);
         self.model.frontends.insert((self.node_port(number), proto), number);
@@ -137,7 +138,7 @@ impl World {
                     if others.any(|other| has_it(&other)) {
                         return;
                     }
-                    let owner = u32::try_from(self.owners[row]).expect("few");
+                    let owner = row_of(self.owners[row]);
                     rig.give_backend(u32::try_from(row).expect("few"), owner, proto, addr);
                     let generation = self.model.backends[row].generation + 1;
                     let state = backend_state::ACTIVE;
@@ -161,7 +162,7 @@ impl World {
             .filter(|row| self.model.backends[*row].state == backend_state::ACTIVE)
             .collect();
         let ids: Vec<u32> = rows.iter().map(|row| u32::try_from(*row).expect("few")).collect();
-        rig.set_endpoints(u32::try_from(service).expect("few"), &ids);
+        rig.set_endpoints(row_of(service), &ids);
         self.model.services[service] = rows;
     }
 
@@ -255,7 +256,7 @@ impl World {
     }
 
     pub(crate) fn compare_counters(&self, rig: &Rig) {
-        for (id, traffic) in (0..).zip(&self.model.service_traffic) {
+        for (id, traffic) in (row_of(0)..).zip(&self.model.service_traffic) {
             assert_eq!(rig.service_traffic(id), *traffic, "Service {id}");
         }
         for (id, traffic) in (0..).zip(&self.model.backend_traffic) {
@@ -282,4 +283,9 @@ fn assert_one_of(step: &Step, choices: &[(Choice, SocketAddr)], src: SocketAddr,
             }
     });
     assert!(allowed, "{src} to {dst} is none of {choices:?}: {}", step.describe());
+}
+
+/// The row of the model's n-th Service: row 0 is nobody's.
+fn row_of(service: usize) -> u32 {
+    u32::try_from(service).expect("few") + 1
 }

@@ -7,6 +7,8 @@
     reason = "a test fails by ending; clippy knows only those in the functions marked as tests"
 )]
 
+mod affinity;
+mod clients;
 mod collide;
 mod flows;
 mod forward;

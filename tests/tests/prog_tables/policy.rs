@@ -1,7 +1,7 @@
 //! Which backend a new flow gets.
 
+use lb_common::Verdict;
 use lb_common::value::{backend_state, policy};
-use lb_common::{Frontend, Verdict};
 use lb_tests::prog::net::POD_2;
 use lb_tests::prog::{Case, Rig, ServiceSpec};
 use std::collections::BTreeMap;
@@ -115,27 +115,6 @@ fn a_slot_whose_backend_has_just_left_is_skipped() {
                 assert_eq!(backend, slots[2], "{case:?}");
             }
         }
-    }
-}
-
-#[test]
-fn a_frontend_of_local_scope_has_its_own_segment() {
-    let Some(mut rig) = Rig::take() else { return };
-    for case in Case::ethernet() {
-        let rows = rig.install(&ServiceSpec {
-            proto: case.proto(),
-            cluster: vec![case.vip(1, 80)],
-            backends: backends(case, 3),
-            ..ServiceSpec::default()
-        });
-        rig.clear_flows();
-        let local = Frontend { service: rows.id, kind: 2, scope: 1, ..Frontend::default() };
-        rig.add_frontend(case.vip(9, 80), case.proto(), local);
-        // No slots in it: nothing takes the flow.
-        let packet = case.open(case.pod(1, 20, 4000), case.vip(9, 80));
-        let step = case.enter(&mut rig, POD_2, &packet);
-        assert_eq!(step.outcome.verdict, Verdict::RefusedNoBackend, "{}", step.describe());
-        open(&mut rig, case, 4000..4003);
     }
 }
 

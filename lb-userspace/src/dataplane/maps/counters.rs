@@ -27,6 +27,8 @@ impl TrafficTable {
             bytes_in: sum.bytes_in.wrapping_add(row.bytes_in),
             bytes_out: sum.bytes_out.wrapping_add(row.bytes_out),
             refused: sum.refused.wrapping_add(row.refused),
+            no_local: sum.no_local.wrapping_add(row.no_local),
+            out_of_range: sum.out_of_range.wrapping_add(row.out_of_range),
         }))
     }
 

@@ -9,6 +9,7 @@ mod error;
 mod fill;
 mod filter;
 mod frontends;
+mod prefixes;
 mod region;
 mod service_names;
 mod services;
@@ -20,6 +21,7 @@ pub use error::MapsError;
 pub use fill::{MapFill, fill};
 pub use filter::FilterTable;
 pub use frontends::{FrontendId, FrontendTable};
+pub use prefixes::PrefixTable;
 pub use service_names::NameTable;
 pub use services::{ServiceHeader, ServiceTable};
 pub use slots::SlotTable;
@@ -41,6 +43,8 @@ pub struct Maps {
     pub filter: FilterTable,
     /// Frontends of both families.
     pub frontends: FrontendTable,
+    /// Source ranges, and where local pods are.
+    pub prefixes: PrefixTable,
     /// Names of Service ports.
     pub names: NameTable,
     /// Counters of Service ports.
@@ -63,6 +67,10 @@ impl Maps {
             frontends: FrontendTable::open(
                 open(names::MAP_FRONTENDS_V4)?,
                 open(names::MAP_FRONTENDS_V6)?,
+            )?,
+            prefixes: PrefixTable::open(
+                open(names::MAP_PREFIXES_V4)?,
+                open(names::MAP_PREFIXES_V6)?,
             )?,
             names: NameTable::open(open(names::MAP_NAMES)?)?,
             service_traffic: TrafficTable::open(

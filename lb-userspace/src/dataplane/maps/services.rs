@@ -1,6 +1,7 @@
 //! `LB_SERVICES`: one row of eight words for each Service port.
 //!
-//! Words 0 to 3 are the segments, word 4 holds policy, use and protocol; each
+//! Words 0 to 3 are the segments, word 4 holds policy, use, protocol and
+//! affinity; each
 //! is replaced by one store.
 
 use super::error::MapsError;
@@ -20,11 +21,14 @@ pub struct ServiceHeader {
     pub used: bool,
     /// IP protocol number.
     pub proto: u8,
+    /// Timeout of session affinity in seconds, or 0.
+    pub affinity: u32,
 }
 
 impl ServiceHeader {
     fn word(self) -> u64 {
-        u64::from_ne_bytes([self.policy, u8::from(self.used), self.proto, 0, 0, 0, 0, 0])
+        let head = u32::from_ne_bytes([self.policy, u8::from(self.used), self.proto, 0]);
+        pair(head, self.affinity)
     }
 }
 
@@ -54,7 +58,9 @@ impl ServiceTable {
             let (base, len) = unpair(word);
             *segment = Segment { base, len };
         }
-        [service.policy, service.used, service.proto, ..] = words[HEADER].to_ne_bytes();
+        let (head, affinity) = unpair(words[HEADER]);
+        [service.policy, service.used, service.proto, ..] = head.to_ne_bytes();
+        service.affinity = affinity;
         Some(service)
     }
 
@@ -68,7 +74,7 @@ impl ServiceTable {
         self.store(id, index % HEADER, pair(segment.base, segment.len))
     }
 
-    /// Replaces policy, use and protocol.
+    /// Replaces what the row says beside its segments.
     pub fn set_header(&mut self, id: u32, header: ServiceHeader) -> Result<(), MapsError> {
         self.store(id, HEADER, header.word())
     }

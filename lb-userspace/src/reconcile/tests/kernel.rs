@@ -4,7 +4,7 @@ use super::super::change::Change;
 use super::super::image::Image;
 use super::super::state::{Endpoint, endpoint_of};
 use crate::dataplane::maps::FrontendId;
-use lb_common::value::backend_state;
+use lb_common::value::{backend_state, frontend_flag};
 use lb_common::{Backend, Frontend, Segment, Service, filter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ pub(super) fn kernel(services: usize, backends: usize, words: usize, frontends: 
         filter: vec![0; filter::BUCKETS as usize],
         frontends: vec![],
         frontend_capacity: [frontends; 2],
+        prefixes: vec![],
+        prefix_capacity: [frontends; 2],
     }
 }
 
@@ -42,9 +44,14 @@ pub(super) fn write(kernel: &mut Image, change: &Change) {
             let row = &mut kernel.services[*service as usize];
             (row.policy, row.used, row.proto) =
                 (header.policy, u8::from(header.used), header.proto);
+            row.affinity = header.affinity;
         }
         Change::Segment { service, index, segment } => {
             kernel.services[*service as usize].segments[*index] = *segment;
+        }
+        Change::Prefix { owner, range, present } => {
+            kernel.prefixes.retain(|known| known != &(*owner, *range));
+            kernel.prefixes.extend(present.then_some((*owner, *range)));
         }
         Change::Frontend { id, row } => {
             kernel.frontends.retain(|(other, _)| other != id);
@@ -62,7 +69,7 @@ pub(super) type Set = BTreeSet<(u32, Endpoint)>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) frontends: BTreeMap<FrontendId, Frontend>,
-    /// By Service id and family.
+    /// By Service id and segment.
     pub(super) sets: BTreeMap<(u32, usize), Set>,
 }
 
@@ -81,21 +88,25 @@ pub(super) fn view(kernel: &Image) -> View {
         let bucket = super::super::state::socket_bucket(id.addr, id.port, id.proto);
         assert_ne!(flags(bucket) & filter::FRONTEND, 0, "{id} is not in the filter");
         assert_eq!(service.used, 1, "{id} leads to a row that nobody owns");
-        for (family, segment) in [service.segments[0], service.segments[2]].into_iter().enumerate()
-        {
+        let guarded = row.flags & frontend_flag::SOURCE_RANGES != 0;
+        let ranges = kernel.prefixes.iter().any(|(owner, _)| *owner == row.service);
+        assert!(ranges || !guarded, "{id} is closed to everybody");
+        for (index, segment) in service.segments.into_iter().enumerate() {
+            let (family, scope) = (index / 2, index % 2);
             let mut set = Set::new();
             for backend in kernel.slots_of(segment).unwrap() {
                 let found = kernel.backends[backend as usize];
                 assert_ne!(backend, 0, "{id} has an empty slot");
                 assert_eq!(found.service, row.service, "{id} has another's backend");
                 assert_eq!(usize::from(found.family), family);
+                assert_ne!(found.scopes & 1 << scope, 0, "{id} has a backend of another scope");
                 assert_ne!(found.state, backend_state::FREE, "{id} has a free backend");
                 let (addr, port) = endpoint_of(&found);
                 let bucket = super::super::state::socket_bucket(addr, port, id.proto);
                 assert_ne!(flags(bucket) & filter::BACKEND, 0, "{addr} is not in the filter");
                 set.insert((backend, (addr, port)));
             }
-            sets.insert((row.service, family), set);
+            sets.insert((row.service, index), set);
         }
     }
     View { frontends, sets }

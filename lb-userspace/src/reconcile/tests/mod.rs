@@ -12,7 +12,7 @@ use super::plan::{Plan, plan};
 use super::refusal::Refusal;
 use super::state::Programmed;
 use crate::desired::{
-    BackendState, Desired, DesiredBackend, DesiredService, Policy, Protocol, ServicePortKey,
+    Desired, DesiredBackend, DesiredService, Policy, Protocol, Scope, ServicePortKey, Takes,
 };
 use kernel::{Travellers, View, kernel, view, write};
 use lb_common::value::backend_state;
@@ -34,8 +34,10 @@ fn key(name: &str) -> ServicePortKey {
     }
 }
 
-fn backend(addr: &str, state: BackendState) -> DesiredBackend {
-    DesiredBackend { addr: ip(addr), port: 8080, state, local: false }
+/// A backend that takes new flows in these scopes, and only keeps some in none.
+fn backend(addr: &str, scopes: u8) -> DesiredBackend {
+    let takes = if scopes == 0 { Takes::Terminating } else { Takes::New };
+    DesiredBackend { addr: ip(addr), port: 8080, takes, scopes, local: false }
 }
 
 fn service(name: &str, ips: &[&str], backends: &[&str]) -> DesiredService {
@@ -45,7 +47,13 @@ fn service(name: &str, ips: &[&str], backends: &[&str]) -> DesiredService {
         policy: Policy::RoundRobin,
         cluster_ips: ips.iter().map(|addr| ip(addr)).collect(),
         node_port: None,
-        backends: backends.iter().map(|addr| backend(addr, BackendState::Active)).collect(),
+        load_balancer_ips: vec![],
+        external_ips: vec![],
+        source_ranges: vec![],
+        internal_scope: Scope::Cluster,
+        external_scope: Scope::Cluster,
+        affinity: None,
+        backends: backends.iter().map(|addr| backend(addr, 1)).collect(),
     }
 }
 
@@ -56,7 +64,9 @@ fn desired(services: impl IntoIterator<Item = DesiredService>) -> Desired {
 fn facts() -> NetworkFacts {
     NetworkFacts {
         node_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
+        node_port_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         translation_addresses: vec![],
+        pods: vec![],
     }
 }
 
@@ -127,9 +137,9 @@ fn complete(now: &View, before: &View, after: &View) {
     for (id, row) in &now.frontends {
         let known = before.frontends.contains_key(id) || after.frontends.contains_key(id);
         assert!(known, "{id} appeared for a moment");
-        for family in [(row.service, 0), (row.service, 1)] {
-            let set = now.sets.get(&family);
-            let complete = [before, after].iter().any(|view| view.sets.get(&family) == set);
+        for segment in (0..4).map(|index| (row.service, index)) {
+            let set = now.sets.get(&segment);
+            let complete = [before, after].iter().any(|view| view.sets.get(&segment) == set);
             assert!(id.is_address() || complete, "{id} has half a set: {set:?}");
         }
         if id.is_address() && !before.frontends.contains_key(id) {
@@ -144,8 +154,12 @@ fn any_service(index: usize) -> impl Strategy<Value = DesiredService> {
     let backends = proptest::collection::btree_map(0_u8..6, (any::<bool>(), 0_u8..4), 0..6);
     // A few addresses for many Services, so that they take over and collide.
     let addresses = (0_u8..4, any::<bool>(), 80_u16..83);
-    (addresses, backends, proptest::option::of(30000_u16..30002), any::<bool>()).prop_map(
-        move |((addr, dual, port), backends, node_port, random)| {
+    let node_port = proptest::option::of(30000_u16..30002);
+    // Load balancer's address, source ranges, local policies.
+    let outside = (0_u8..4, 0_u8..3, any::<[bool; 2]>());
+    (addresses, backends, node_port, any::<bool>(), outside).prop_map(
+        move |((addr, dual, port), backends, node_port, random, (vip, ranges, local))| {
+            let scope = |local| if local { Scope::Local } else { Scope::Cluster };
             let mut cluster_ips = vec![IpAddr::from([10, 96, 0, addr])];
             cluster_ips.extend(dual.then(|| ip(&format!("fd00::{addr}"))));
             let backends = backends.into_iter().map(|(host, (v6, state))| DesiredBackend {
@@ -155,7 +169,8 @@ fn any_service(index: usize) -> impl Strategy<Value = DesiredService> {
                     IpAddr::from([10, 1, 0, host])
                 },
                 port: 8080,
-                state: if state == 0 { BackendState::Terminating } else { BackendState::Active },
+                takes: if state == 0 { Takes::Terminating } else { Takes::New },
+                scopes: state,
                 local: false,
             });
             let mut backends: Vec<_> = backends.collect();
@@ -165,6 +180,17 @@ fn any_service(index: usize) -> impl Strategy<Value = DesiredService> {
                 policy: if random { Policy::Random } else { Policy::RoundRobin },
                 cluster_ips,
                 node_port,
+                // Some are also a ClusterIP.
+                load_balancer_ips: (vip > 0)
+                    .then(|| IpAddr::from([10, 96, 0, vip + 2]))
+                    .into_iter()
+                    .collect(),
+                source_ranges: (0..ranges)
+                    .map(|n| format!("198.51.{n}.0/24").parse().unwrap())
+                    .collect(),
+                internal_scope: scope(local[0]),
+                external_scope: scope(local[1]),
+                affinity: random.then_some(60),
                 backends,
                 ..service(&format!("s{index}"), &[], &[])
             }
@@ -188,7 +214,7 @@ proptest! {
             1..12,
         ),
     ) {
-        let empty = if small { kernel(5, 12, 8, 12) } else { kernel(40, 200, 200, 100) };
+        let empty = if small { kernel(5, 12, 8, 12) } else { kernel(40, 200, 400, 100) };
         let mut world = World::new(empty);
         let free = |p: &Programmed| (p.service_ids.free(), p.backend_ids.free(), p.extents.free());
         let at_first = free(&world.programmed);
@@ -234,6 +260,7 @@ proptest! {
         world.apply(&Desired::default());
         prop_assert_eq!(free(&world.programmed), at_first);
         prop_assert!(world.kernel.names.is_empty() && world.kernel.frontends.is_empty());
+        prop_assert_eq!(world.kernel.prefixes, vec![]);
         let used = |row: &lb_common::Backend| row.state != backend_state::FREE;
         prop_assert!(!world.kernel.backends.iter().any(used));
     }
@@ -245,7 +272,7 @@ fn a_terminating_backend_gets_nothing_new_and_a_removed_one_is_freed_later() {
     let mut web = service("web", &["10.96.0.1"], &["10.1.0.1", "10.1.0.2", "10.1.0.3"]);
     world.apply(&desired([web.clone()]));
     let ids: Vec<u32> = world.programmed.services[&web.key].slots[0].ids.clone();
-    web.backends[0].state = BackendState::Terminating;
+    web.backends[0] = backend("10.1.0.1", 0);
     web.backends.pop();
     world.apply(&desired([web.clone()]));
     let state = |world: &World, id: u32| world.kernel.backends[id as usize].state;

@@ -5,9 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::desired::{
-    BackendState, CompileOptions, Desired, DesiredService, Policy, Severity, compile,
-};
+use crate::desired::{CompileOptions, Desired, DesiredService, Policy, Severity, compile};
 
 const YAML: &str = include_str!("../../../../tests/data/cluster.yaml");
 const JSON: &str = include_str!("../../../../tests/data/cluster.json");
@@ -60,8 +58,11 @@ fn compiled(text: &str, node_name: Option<&str>) -> Desired {
     let errors: Vec<_> =
         snapshot.problems.iter().filter(|problem| problem.severity == Severity::Error).collect();
     assert!(errors.is_empty(), "{errors:?}");
-    let options =
-        CompileOptions { node_name: node_name.map(Into::into), default_policy: Policy::RoundRobin };
+    let options = CompileOptions {
+        node_name: node_name.map(Into::into),
+        default_policy: Policy::RoundRobin,
+        ..CompileOptions::default()
+    };
     let (desired, problems) = compile(&snapshot.objects, &options);
     assert!(problems.is_empty(), "{problems:?}");
     desired
@@ -82,7 +83,7 @@ fn port<'a>(desired: &'a Desired, namespace: &str, name: &str, port: &str) -> &'
 fn backends(service: &DesiredService) -> Vec<String> {
     let mark = |backend: &crate::desired::DesiredBackend| {
         let local = if backend.local { "*" } else { "" };
-        let state = if backend.state == BackendState::Active { "" } else { "-" };
+        let state = if backend.scopes == 0 { "-" } else { "" };
         format!("{}{local}{state}", std::net::SocketAddr::new(backend.addr, backend.port))
     };
     service.backends.iter().map(mark).collect()
