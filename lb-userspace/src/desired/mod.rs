@@ -4,6 +4,7 @@
 mod claims;
 mod compile;
 mod endpoints;
+mod health;
 mod problem;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 
 pub use self::compile::{CompileOptions, compile};
+pub use self::health::{HealthCheck, health_checks};
 pub use self::problem::{Problem, Severity, printable};
 
 /// Transport protocol of a Service port.

@@ -18,7 +18,9 @@ pub use self::endpoint_slice::{AddressFamily, Conditions, Endpoint, EndpointSlic
 pub use self::findings::{Finding, Findings};
 pub use self::node::Node;
 pub use self::pod::{ContainerPort, Pod};
-pub use self::service::{NotProxied, POLICY_ANNOTATION, Service, ServicePort, TargetPort};
+pub use self::service::{
+    NotProxied, POLICY_ANNOTATION, Service, ServicePort, TargetPort, TrafficPolicy,
+};
 pub use self::service_cidr::ServiceCidr;
 
 /// The kinds of objects that are read.
