@@ -1,11 +1,12 @@
 //! One node: its manifests, its network, its maps and hooks, and the loop that
 //! keeps them in line.
 
+use super::health::{HealthPorts, ProxyHealth};
 use super::report::Report;
 use super::status::{SharedStatus, SyncInfo, unix_now};
 use super::{AgentError, AgentInfo, Config, HookInfo, sysctl};
 use crate::dataplane::Hooks;
-use crate::desired::{CompileOptions, Desired, Problem, compile};
+use crate::desired::{CompileOptions, Desired, HealthCheck, Problem, compile, health_checks};
 use crate::netlink::{NetworkState, NetworkWatcher};
 use crate::reconcile::{NetworkFacts, Programmer, QUARANTINE};
 use crate::source::manifests::{ManifestDir, Snapshot};
@@ -14,7 +15,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 /// How soon something that failed is tried again.
@@ -48,6 +49,9 @@ pub(super) struct Node {
     compile: CompileOptions,
     desired: Desired,
     problems: Vec<Problem>,
+    health: Arc<ProxyHealth>,
+    health_checks: Vec<HealthCheck>,
+    health_ports: HealthPorts,
     facts: NetworkFacts,
     report: Report,
     sync_duration: Histogram,
@@ -55,6 +59,8 @@ pub(super) struct Node {
     retry: Option<Instant>,
     /// When the system's settings are looked at again.
     recheck: Option<Instant>,
+    /// When ports that can't be listened on are tried again.
+    relisten: Option<Instant>,
 }
 
 /// What the loop wakes up for.
@@ -72,6 +78,7 @@ impl Node {
         source: Source,
         status: Arc<SharedStatus>,
         sync_duration: Histogram,
+        health: &Arc<ProxyHealth>,
     ) -> Result<Self, AgentError> {
         let network = NetworkWatcher::new(config.network.clone())?;
         let mut report = Report::new(status);
@@ -99,11 +106,15 @@ impl Node {
             compile: config.compile.clone(),
             desired: Desired::default(),
             problems: Vec::new(),
+            health: Arc::clone(health),
+            health_checks: Vec::new(),
+            health_ports: HealthPorts::new(Arc::clone(health)),
             facts: NetworkFacts::default(),
             report,
             sync_duration,
             retry: None,
             recheck: None,
+            relisten: None,
         };
         // What can't be read may be what is in force.
         node.programmer.hold();
@@ -131,7 +142,7 @@ impl Node {
     }
 
     async fn next(&mut self) -> Option<Event> {
-        let deadlines = [self.retry, self.recheck, self.programmer.next_expiry()];
+        let deadlines = [self.retry, self.recheck, self.relisten, self.programmer.next_expiry()];
         let deadline = deadlines.into_iter().flatten().min();
         let timer = async {
             match deadline {
@@ -173,7 +184,9 @@ impl Node {
         self.programmer.hold_only(|key| snapshot.lost.may_hold(&key.namespace, &key.name));
         let (desired, more) = compile(&snapshot.objects, &self.compile);
         self.desired = desired;
-        self.problems = snapshot.problems.iter().cloned().chain(more).collect();
+        let (checks, refused) = health_checks(&snapshot.objects, &self.compile);
+        self.health_checks = checks;
+        self.problems = snapshot.problems.iter().cloned().chain(more).chain(refused).collect();
         let name = self.compile.node_name.as_deref();
         let node = snapshot
             .objects
@@ -182,6 +195,7 @@ impl Node {
             .find(|node| name.is_some_and(|name| node.object.name.name == name));
         let addresses: BTreeSet<IpAddr> =
             node.iter().flat_map(|node| node.object.addresses.iter().copied()).collect();
+        self.health.set_node(node.map(|node| &*node.object));
         self.report.set_missing_node(name.filter(|_| node.is_none()));
         self.network.set_uplink_addresses(addresses)
     }
@@ -198,6 +212,7 @@ impl Node {
     }
 
     fn apply(&mut self) {
+        self.health.set_waiting(Instant::now());
         match self.programmer.apply(&self.desired, &self.facts, Instant::now()) {
             Ok(applied) => {
                 self.sync_duration.observe(applied.duration.as_secs_f64());
@@ -212,12 +227,21 @@ impl Node {
                 self.report.set_held(self.programmer.held());
                 self.report.set_sync(sync, &self.problems, &applied.refused);
                 self.check_system();
+                self.health.set_updated(SystemTime::now());
+                self.listen();
             }
             Err(error) => {
                 self.report.set_apply_error(error.to_string());
                 self.retry_in(RETRY);
             }
         }
+    }
+
+    /// Tells load balancers what is in force.
+    fn listen(&mut self) {
+        let problems = self.health_ports.update(&self.health_checks);
+        self.relisten = (!problems.is_empty()).then(|| Instant::now() + RETRY);
+        self.report.set_unheard(problems);
     }
 
     /// Looks at what the system is set up for; again soon, if it is not, as
@@ -252,6 +276,8 @@ impl Node {
             self.attach();
         } else if due(self.recheck) {
             self.check_system();
+        } else if due(self.relisten) {
+            self.listen();
         } else if let Err(error) = self.programmer.expire(now) {
             self.report.set_apply_error(error.to_string());
             self.retry_in(RETRY);
@@ -285,6 +311,7 @@ fn agent_info(config: &Config) -> AgentInfo {
         node_name: config.compile.node_name.clone(),
         manifests: absolute(&config.manifests),
         metrics: None,
+        healthz: None,
     }
 }
 

@@ -4,7 +4,7 @@ mod args;
 mod output;
 
 pub use args::{
-    AgentArgs, Cli, Command, Format, MetricsAddress, PinArgs, ServicesArgs, SocketArgs, StatusArgs,
+    AgentArgs, Cli, Command, Format, ListenAddress, PinArgs, ServicesArgs, SocketArgs, StatusArgs,
 };
 pub(crate) use output::print_json;
 pub use output::{Table, print};

@@ -60,5 +60,6 @@ fn config(args: AgentArgs) -> Config {
         snat_ports_given,
         socket,
         metrics: args.metrics_addr,
+        healthz: args.healthz_addr,
     }
 }
