@@ -66,8 +66,17 @@ impl Connection {
         self.answer(&response)
     }
 
-    /// One request with any path and body.
+    /// One request with any path and body, answered with status 200.
     pub fn request(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<Message> {
+        let response = self.exchange(method, path, body)?;
+        if !response.start.starts_with("HTTP/1.1 200") {
+            return Err(io::Error::other(response.start));
+        }
+        Ok(response)
+    }
+
+    /// One request with any path and body, and the answer with any status.
+    pub fn exchange(&mut self, method: &str, path: &str, body: &[u8]) -> io::Result<Message> {
         let mut request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n",
             self.host,
@@ -76,11 +85,7 @@ impl Connection {
         .into_bytes();
         request.extend_from_slice(body);
         self.stream.write_all(&request)?;
-        let response = Message::read(&mut self.reader)?.ok_or(ErrorKind::UnexpectedEof)?;
-        if !response.start.starts_with("HTTP/1.1 200") {
-            return Err(io::Error::other(response.start));
-        }
-        Ok(response)
+        Ok(Message::read(&mut self.reader)?.ok_or(ErrorKind::UnexpectedEof)?)
     }
 
     fn answer(&self, response: &Message) -> io::Result<Answer> {

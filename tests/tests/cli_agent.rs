@@ -53,6 +53,7 @@ fn wrong_usage_is_told_from_failure() {
         &["agent"][..],
         &["agent", "--manifests", "x", "--snat-ports", "9-1"],
         &["agent", "--manifests", "x", "--metrics-addr", "here"],
+        &["agent", "--manifests", "x", "--healthz-addr", "10256"],
         &["status", "--wait", "soon"],
         &["services", "-o", "yaml"],
         &["juggle"],
@@ -202,7 +203,7 @@ fn what_an_agent_puts_in_force_outlives_it_and_is_told_by_every_command() {
 }
 
 #[test]
-fn a_metrics_address_that_is_taken_is_an_error_only_if_it_was_asked_for() {
+fn an_address_that_is_taken_is_an_error_only_if_it_was_asked_for() {
     if !privilege::root_or_skip() {
         return;
     }
@@ -210,11 +211,16 @@ fn a_metrics_address_that_is_taken_is_an_error_only_if_it_was_asked_for() {
     fs::write(home.path().join("web.yaml"), MANIFEST).unwrap();
     let (netns, mut agent) = start(home.path());
     let pins = format!("{}-b", agent.pin_dir().display());
-    let mut command = netns.command(&process::binary("lb").unwrap());
-    command.args(["agent", "--metrics-addr", "127.0.0.1:10249", "--pin-dir", &pins]);
-    let output = command.arg("--manifests").arg(home.path()).output().unwrap();
-    fails(&output, 1, "--metrics-addr");
-    assert!(stderr(&output).contains("127.0.0.1:10249"));
-    assert!(!Path::new(&pins).exists());
+    for (option, address, other) in [
+        ("--metrics-addr", "127.0.0.1:10249", "--healthz-addr"),
+        ("--healthz-addr", "127.0.0.1:10256", "--metrics-addr"),
+    ] {
+        let mut command = netns.command(&process::binary("lb").unwrap());
+        command.args(["agent", option, address, other, "off", "--pin-dir", &pins]);
+        let output = command.arg("--manifests").arg(home.path()).output().unwrap();
+        fails(&output, 1, option);
+        assert!(stderr(&output).contains(address), "{}", stderr(&output));
+        assert!(!Path::new(&pins).exists());
+    }
     agent.terminate().unwrap();
 }

@@ -103,6 +103,7 @@ mod tests {
             zone: None,
             addresses: vec![ip("192.0.2.9"), ip("192.0.2.1"), ip("2001:db8::1")],
             pod_cidrs: Vec::new(),
+            leaving: false,
         };
         let all = ["192.0.2.1", "192.0.2.9", "2001:db8::1", "2001:db8:1::1"];
         assert_eq!(open(Some(&node), &["primary"]), ["192.0.2.9", "2001:db8::1"]);

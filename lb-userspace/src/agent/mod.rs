@@ -2,6 +2,8 @@
 //! line with both. It holds no state that matters: the kernel does.
 
 mod facts;
+mod files;
+mod health;
 mod http;
 mod metrics;
 mod node;
@@ -15,12 +17,13 @@ pub use socket::{SocketError, ask};
 pub(crate) use status::unix_now;
 pub use status::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SyncInfo};
 
-use crate::cli::{BehaviourArgs, MetricsAddress};
+use crate::cli::{BehaviourArgs, ListenAddress};
 use crate::dataplane::maps::MapsError;
 use crate::dataplane::{DataplaneError, HookOptions};
 use crate::desired::CompileOptions;
 use crate::netlink::{NetlinkError, WatchOptions};
 use crate::source::SourceError;
+use health::{Healthz, ProxyHealth};
 use node::{Node, Source};
 use prometheus_client::metrics::histogram::Histogram;
 use socket::StatusSocket;
@@ -54,7 +57,9 @@ pub struct Config {
     /// The status socket.
     pub socket: PathBuf,
     /// Where metrics are served, if the user said so.
-    pub metrics: Option<MetricsAddress>,
+    pub metrics: Option<ListenAddress>,
+    /// Where the agent's own health is told, if the user said so.
+    pub healthz: Option<ListenAddress>,
 }
 
 /// Why the agent can't start or go on.
@@ -89,6 +94,14 @@ pub enum AgentError {
         /// Why.
         source: io::Error,
     },
+    /// The address of `/healthz` can't be used.
+    #[error("/healthz can't be served on {address}: {source}; name another --healthz-addr, or off")]
+    Healthz {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl From<MapsError> for AgentError {
@@ -102,16 +115,25 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     if !nix::unistd::geteuid().is_root() {
         return Err(DataplaneError::NotRoot.into());
     }
+    files::raise_limit();
     let mut signals = Signals::new().map_err(AgentError::Signal)?;
     let source = Source::open(&config)?;
     let status = Arc::new(SharedStatus::default());
     let sync_duration = metrics::sync_duration();
     let socket = StatusSocket::bind(&config.socket)?;
     let listener = metrics_listener(config.metrics).await?;
-    let mut node = Node::open(&config, source, Arc::clone(&status), sync_duration.clone())?;
+    let healthz = Healthz::listen(config.healthz)?;
+    let health = Arc::new(ProxyHealth::default());
+    let mut node =
+        Node::open(&config, source, Arc::clone(&status), sync_duration.clone(), &health)?;
     let socket = tokio::spawn(socket.serve(Arc::clone(&status)));
     if let Some(listener) = listener {
         serve_metrics(&config, listener, &status, sync_duration)?;
+    }
+    if let Some(healthz) = healthz {
+        let address = healthz.address().to_string();
+        status.update(|status| status.agent.healthz = Some(address));
+        healthz.serve(&health);
     }
     let result = tokio::select! {
         biased;
@@ -134,11 +156,11 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
 
 /// A port that is taken ends the agent only where the user named it.
 async fn metrics_listener(
-    metrics: Option<MetricsAddress>,
+    metrics: Option<ListenAddress>,
 ) -> Result<Option<TcpListener>, AgentError> {
     let address = match metrics {
-        Some(MetricsAddress::Off) => return Ok(None),
-        Some(MetricsAddress::On(address)) => address,
+        Some(ListenAddress::Off) => return Ok(None),
+        Some(ListenAddress::On(address)) => address,
         None => METRICS,
     };
     match TcpListener::bind(address).await {

@@ -1,12 +1,13 @@
 //! One node: its manifests, its network, its maps and hooks, and the loop that
 //! keeps them in line.
 
+use super::health::{HealthPorts, ProxyHealth};
 use super::report::Report;
 use super::status::{SharedStatus, SyncInfo, unix_now};
 use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, sysctl};
 use crate::cli::BehaviourArgs;
 use crate::dataplane::Hooks;
-use crate::desired::{CompileOptions, Desired, Problem, compile};
+use crate::desired::{CompileOptions, Desired, HealthCheck, Problem, compile, health_checks};
 use crate::model;
 use crate::netlink::{NetworkState, NetworkWatcher};
 use crate::reconcile::{NetworkFacts, Programmer, QUARANTINE};
@@ -16,7 +17,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 
 /// How soon something that failed is tried again.
@@ -53,6 +54,9 @@ pub(super) struct Node {
     own: Option<Arc<model::Node>>,
     desired: Desired,
     problems: Vec<Problem>,
+    health: Arc<ProxyHealth>,
+    health_checks: Vec<HealthCheck>,
+    health_ports: HealthPorts,
     facts: NetworkFacts,
     report: Report,
     sync_duration: Histogram,
@@ -60,6 +64,8 @@ pub(super) struct Node {
     retry: Option<Instant>,
     /// When the system's settings are looked at again.
     recheck: Option<Instant>,
+    /// When ports that can't be listened on are tried again.
+    relisten: Option<Instant>,
 }
 
 /// What the loop wakes up for.
@@ -77,6 +83,7 @@ impl Node {
         source: Source,
         status: Arc<SharedStatus>,
         sync_duration: Histogram,
+        health: &Arc<ProxyHealth>,
     ) -> Result<Self, AgentError> {
         let network = NetworkWatcher::new(config.network.clone())?;
         let mut report = Report::new(status);
@@ -109,11 +116,15 @@ impl Node {
             own: None,
             desired: Desired::default(),
             problems: Vec::new(),
+            health: Arc::clone(health),
+            health_checks: Vec::new(),
+            health_ports: HealthPorts::new(Arc::clone(health)),
             facts: NetworkFacts::default(),
             report,
             sync_duration,
             retry: None,
             recheck: None,
+            relisten: None,
         };
         // What can't be read may be what is in force.
         node.programmer.hold();
@@ -141,7 +152,7 @@ impl Node {
     }
 
     async fn next(&mut self) -> Option<Event> {
-        let deadlines = [self.retry, self.recheck, self.programmer.next_expiry()];
+        let deadlines = [self.retry, self.recheck, self.relisten, self.programmer.next_expiry()];
         let deadline = deadlines.into_iter().flatten().min();
         let timer = async {
             match deadline {
@@ -184,7 +195,9 @@ impl Node {
         self.programmer.hold_only(|key| snapshot.lost.may_hold(&key.namespace, &key.name));
         let (desired, more) = compile(&snapshot.objects, &self.compile);
         self.desired = desired;
-        self.problems = snapshot.problems.iter().cloned().chain(more).collect();
+        let (checks, refused) = health_checks(&snapshot.objects, &self.compile);
+        self.health_checks = checks;
+        self.problems = snapshot.problems.iter().cloned().chain(more).chain(refused).collect();
         let name = self.compile.node_name.as_deref();
         let node = snapshot
             .objects
@@ -194,6 +207,7 @@ impl Node {
         self.own = node.map(|node| Arc::clone(&node.object));
         let addresses: BTreeSet<IpAddr> =
             self.own.iter().flat_map(|node| node.addresses.iter().copied()).collect();
+        self.health.set_node(self.own.as_deref());
         self.report.set_missing_node(name.filter(|_| self.own.is_none()));
         self.network.set_uplink_addresses(addresses)
     }
@@ -215,6 +229,7 @@ impl Node {
     }
 
     fn apply(&mut self) {
+        self.health.set_waiting(Instant::now());
         match self.programmer.apply(&self.desired, &self.facts, Instant::now()) {
             Ok(applied) => {
                 self.sync_duration.observe(applied.duration.as_secs_f64());
@@ -229,12 +244,21 @@ impl Node {
                 self.report.set_held(self.programmer.held());
                 self.report.set_sync(sync, &self.problems, &applied.refused);
                 self.check_system();
+                self.health.set_updated(SystemTime::now());
+                self.listen();
             }
             Err(error) => {
                 self.report.set_apply_error(error.to_string());
                 self.retry_in(RETRY);
             }
         }
+    }
+
+    /// Tells load balancers what is in force.
+    fn listen(&mut self) {
+        let problems = self.health_ports.update(&self.health_checks);
+        self.relisten = (!problems.is_empty()).then(|| Instant::now() + RETRY);
+        self.report.set_unheard(problems);
     }
 
     /// Looks at what the system is set up for; again soon, if it is not, as
@@ -269,6 +293,8 @@ impl Node {
             self.attach();
         } else if due(self.recheck) {
             self.check_system();
+        } else if due(self.relisten) {
+            self.listen();
         } else if let Err(error) = self.programmer.expire(now) {
             self.report.set_apply_error(error.to_string());
             self.retry_in(RETRY);
@@ -289,6 +315,7 @@ fn agent_info(config: &Config) -> AgentInfo {
         node_name: config.compile.node_name.clone(),
         manifests: absolute(&config.manifests),
         metrics: None,
+        healthz: None,
     }
 }
 

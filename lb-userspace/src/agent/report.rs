@@ -12,6 +12,8 @@ pub(super) struct Report {
     /// What has been logged and still holds.
     known: BTreeSet<String>,
     problems: Vec<ProblemInfo>,
+    /// Ports that can't be listened on.
+    unheard: Vec<ProblemInfo>,
     warnings: Warnings,
     errors: Errors,
 }
@@ -42,6 +44,7 @@ impl Report {
             status,
             known: BTreeSet::new(),
             problems: Vec::new(),
+            unheard: Vec::new(),
             warnings: Warnings::default(),
             errors: Errors::default(),
         }
@@ -111,6 +114,12 @@ impl Report {
         self.publish();
     }
 
+    /// Which ports can't be listened on.
+    pub(super) fn set_unheard(&mut self, problems: Vec<Problem>) {
+        self.unheard = problems.into_iter().map(Into::into).collect();
+        self.publish();
+    }
+
     /// The kernel could not be brought up to date.
     pub(super) fn set_apply_error(&mut self, error: String) {
         self.errors.apply = Some(error);
@@ -176,7 +185,9 @@ impl Report {
             }
             now.insert(warning.clone());
         }
-        for problem in &self.problems {
+        let problems: Vec<ProblemInfo> =
+            self.problems.iter().chain(&self.unheard).cloned().collect();
+        for problem in &problems {
             if now.insert(problem.text.clone()) && !self.known.contains(&problem.text) {
                 let what = if problem.is_error() { "refused" } else { "in force with a warning" };
                 tracing::warn!("{what}: {}", problem.text);
@@ -186,7 +197,6 @@ impl Report {
             tracing::info!("no longer: {over}");
         }
         self.known = now;
-        let problems = self.problems.clone();
         self.status.update(|status| {
             (status.reasons, status.warnings, status.problems) = (reasons, warnings, problems);
         });

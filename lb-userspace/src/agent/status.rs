@@ -40,6 +40,8 @@ pub struct AgentInfo {
     pub manifests: PathBuf,
     /// Where metrics are served.
     pub metrics: Option<String>,
+    /// Where the agent's own health is told.
+    pub healthz: Option<String>,
 }
 
 /// One hook of one interface.

@@ -135,13 +135,17 @@ pub struct AgentArgs {
     #[command(flatten)]
     pub socket: SocketArgs,
     /// Address for Prometheus (/metrics, /healthz), or `off` [default: 127.0.0.1:10249]
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = metrics_address)]
-    pub metrics_addr: Option<MetricsAddress>,
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen_address)]
+    pub metrics_addr: Option<ListenAddress>,
+    /// Address for load balancers and the kubelet (/healthz, /livez), or `off`; an unspecified
+    /// address means both families [default: 0.0.0.0:10256]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen_address)]
+    pub healthz_addr: Option<ListenAddress>,
 }
 
-/// Where metrics are served.
+/// Where something is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MetricsAddress {
+pub enum ListenAddress {
     /// Nowhere.
     Off,
     /// On this address.
@@ -198,12 +202,12 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     Ok(first..=last)
 }
 
-fn metrics_address(text: &str) -> Result<MetricsAddress, String> {
+fn listen_address(text: &str) -> Result<ListenAddress, String> {
     if text == "off" {
-        return Ok(MetricsAddress::Off);
+        return Ok(ListenAddress::Off);
     }
     text.parse()
-        .map(MetricsAddress::On)
+        .map(ListenAddress::On)
         .map_err(|_not| "expected an address with a port as in 127.0.0.1:10249, or off".to_owned())
 }
 
@@ -257,7 +261,7 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
         assert!(duration("s").is_err() && duration("5 days").is_err());
-        assert_eq!(metrics_address("off"), Ok(MetricsAddress::Off));
-        assert!(metrics_address("localhost").is_err());
+        assert_eq!(listen_address("off"), Ok(ListenAddress::Off));
+        assert!(listen_address("localhost").is_err());
     }
 }

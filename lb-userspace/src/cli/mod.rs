@@ -5,7 +5,7 @@ mod behaviour;
 mod output;
 
 pub use args::{
-    AgentArgs, Cli, Command, Format, MetricsAddress, PinArgs, ServicesArgs, SocketArgs, StatusArgs,
+    AgentArgs, Cli, Command, Format, ListenAddress, PinArgs, ServicesArgs, SocketArgs, StatusArgs,
 };
 pub use behaviour::{BehaviourArgs, DetectLocal, NoLocalEndpoint, NodePortAddress, Switch};
 pub(crate) use output::print_json;

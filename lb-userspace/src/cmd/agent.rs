@@ -67,5 +67,6 @@ fn config(args: AgentArgs) -> Config {
         behaviour: args.behaviour,
         socket,
         metrics: args.metrics_addr,
+        healthz: args.healthz_addr,
     }
 }

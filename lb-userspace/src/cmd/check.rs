@@ -10,7 +10,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::{Format, print, print_json};
-use crate::desired::{CompileOptions, Desired, Problem, Severity, compile, printable};
+use crate::desired::{
+    CompileOptions, Desired, Problem, Severity, compile, health_checks, printable,
+};
 use crate::model::{Kind, ObjectName, Objects, Sourced};
 use crate::source::manifests::{ManifestDir, Snapshot};
 
@@ -36,7 +38,8 @@ pub struct CheckArgs {
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let snapshot = ManifestDir::new(&args.manifests).load()?;
     let options = CompileOptions { node_name: args.node_name.clone(), ..CompileOptions::default() };
-    let (desired, problems) = compile(&snapshot.objects, &options);
+    let (desired, mut problems) = compile(&snapshot.objects, &options);
+    problems.extend(health_checks(&snapshot.objects, &options).1);
     let report = Report::new(&snapshot, &desired, &problems, args.node_name.as_deref());
     match args.output {
         Format::Text => print(&report.text())?,

@@ -150,6 +150,9 @@ fn agent_lines(agent: &AgentInfo) -> Vec<String> {
     if let Some(metrics) = &agent.metrics {
         lines.push(format!("Metrics    http://{metrics}/metrics"));
     }
+    if let Some(healthz) = &agent.healthz {
+        lines.push(format!("Healthz    http://{healthz}/healthz"));
+    }
     lines
 }
 

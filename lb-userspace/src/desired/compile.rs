@@ -80,7 +80,7 @@ const fn scope(policy: TrafficPolicy) -> Scope {
 }
 
 /// Services that get traffic, those first that keep what two of them claim.
-fn by_age(objects: &Objects) -> Vec<&Sourced<Service>> {
+pub(super) fn by_age(objects: &Objects) -> Vec<&Sourced<Service>> {
     let mut services: Vec<_> =
         objects.services.values().filter(|sourced| sourced.object.not_proxied.is_none()).collect();
     services.sort_by_key(|sourced| {

@@ -5,6 +5,7 @@ mod choose;
 mod claims;
 mod compile;
 mod endpoints;
+mod health;
 mod problem;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 
 pub use self::compile::{CompileOptions, compile};
+pub use self::health::{HealthCheck, health_checks};
 pub use self::problem::{Problem, Severity, printable};
 
 /// Transport protocol of a Service port.

@@ -9,6 +9,8 @@ use super::{Findings, ObjectName, value};
 
 /// The label that names a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// The taint that the cluster autoscaler sets before it removes a node.
+const REMOVAL_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// A Node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Where its pods are.
     pub pod_cidrs: Vec<IpNet>,
+    /// Whether it is about to go: being deleted, or chosen by the autoscaler.
+    pub leaving: bool,
 }
 
 impl Node {
@@ -36,8 +40,11 @@ impl Node {
             }
         }
         let pod_cidrs = pod_cidrs(node.spec.as_ref(), findings);
+        let mut taints = node.spec.iter().flat_map(|spec| &spec.taints).flatten();
+        let leaving = node.metadata.deletion_timestamp.is_some()
+            || taints.any(|taint| taint.key == REMOVAL_TAINT);
         let zone = node.metadata.labels.and_then(|mut labels| labels.remove(ZONE_LABEL));
-        (!findings.refused()).then_some(Self { name, zone, addresses, pod_cidrs })
+        (!findings.refused()).then_some(Self { name, zone, addresses, pod_cidrs, leaving })
     }
 }
 
@@ -54,4 +61,28 @@ fn pod_cidrs(spec: Option<&api::NodeSpec>, findings: &mut Findings) -> Vec<IpNet
         }
     }
     ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_about_to_go_says_so() {
+        let taint = |key| json!([{ "key": key, "effect": "NoSchedule" }]);
+        for (metadata, spec, leaving) in [
+            (json!({}), json!({}), false),
+            (json!({}), json!({ "taints": taint("node.kubernetes.io/not-ready") }), false),
+            (json!({}), json!({ "taints": taint("ToBeDeletedByClusterAutoscaler") }), true),
+            (json!({ "deletionTimestamp": "2026-11-25T10:00:00Z" }), json!({}), true),
+        ] {
+            let object = json!({ "metadata": metadata, "spec": spec });
+            let name = ObjectName { namespace: String::new(), name: "n1".into() };
+            let api = serde_json::from_value(object).unwrap();
+            let node = Node::from_api(name, api, &mut Findings::default()).unwrap();
+            assert_eq!(node.leaving, leaving, "{metadata} {spec}");
+        }
+    }
 }

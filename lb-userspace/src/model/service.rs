@@ -54,6 +54,9 @@ pub struct Service {
     pub distribution: Option<Distribution>,
     /// For how many seconds a client stays with its backend, if it does.
     pub affinity: Option<u32>,
+    /// Where each node tells load balancers whether it has endpoints; only with
+    /// type LoadBalancer and external policy Local.
+    pub health_check_node_port: Option<u16>,
 }
 
 /// Which endpoints a client may get.
@@ -161,6 +164,7 @@ impl Service {
                 Exposure::default()
             };
         let affinity = affinity(&spec, findings);
+        let health_check_node_port = health_check_node_port(&spec, kind, external_policy, findings);
         if findings.refused() {
             return None;
         }
@@ -180,8 +184,28 @@ impl Service {
             external_policy,
             distribution: Distribution::of(spec.traffic_distribution.as_deref()),
             affinity,
+            health_check_node_port,
         })
     }
+}
+
+/// The API server refuses such a port where it means nothing, but takes it away
+/// by itself when an edit makes it so; a file has nobody who does that.
+fn health_check_node_port(
+    spec: &api::ServiceSpec,
+    kind: &str,
+    external_policy: TrafficPolicy,
+    findings: &mut Findings,
+) -> Option<u16> {
+    const FIELD: &str = "spec.healthCheckNodePort";
+    let number = spec.health_check_node_port.filter(|&number| number != 0)?;
+    let port = findings.check(FIELD, value::port(number))?;
+    if kind == "LoadBalancer" && external_policy == TrafficPolicy::Local {
+        return Some(port);
+    }
+    findings
+        .warning(FIELD, "has no effect without type LoadBalancer and externalTrafficPolicy Local");
+    None
 }
 
 fn policy(
@@ -411,6 +435,41 @@ mod tests {
             assert_eq!(service, None, "{pointer}");
             assert!(findings.iter().any(|line| line.starts_with(expected)), "{findings:?}");
         }
+    }
+
+    #[test]
+    fn a_health_check_port_needs_a_load_balancer_and_a_local_policy() {
+        let good = json!({ "clusterIP": "10.96.0.1", "type": "LoadBalancer",
+            "externalTrafficPolicy": "Local", "healthCheckNodePort": 32_000,
+            "ports": [{ "port": 80 }] });
+        let with = |field: &str, value: serde_json::Value| {
+            let mut spec = good.clone();
+            spec[field] = value;
+            read(&spec)
+        };
+        let service = read(&good).0.unwrap();
+        assert_eq!(service.external_policy, TrafficPolicy::Local);
+        assert_eq!(service.health_check_node_port, Some(32_000));
+        for (field, value) in [
+            ("externalTrafficPolicy", json!("Cluster")),
+            ("externalTrafficPolicy", json!(null)),
+            ("type", json!("NodePort")),
+        ] {
+            let (service, findings) = with(field, value);
+            assert_eq!(service.unwrap().health_check_node_port, None);
+            assert!(
+                findings.iter().any(|line| line.starts_with("W spec.healthCheckNodePort: has no")),
+                "{findings:?}"
+            );
+        }
+        let (service, findings) = with("healthCheckNodePort", json!(70_000));
+        assert_eq!(service, None);
+        assert!(
+            findings.iter().any(|line| line.starts_with("E spec.healthCheckNodePort: must be")),
+            "{findings:?}"
+        );
+        let absent = with("healthCheckNodePort", json!(0)).0.unwrap();
+        assert_eq!(absent.health_check_node_port, None);
     }
 
     #[test]
