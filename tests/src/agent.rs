@@ -28,6 +28,8 @@ pub struct Options {
     pub xdp: &'static str,
     /// `--tc`.
     pub tc: &'static str,
+    /// Further arguments.
+    pub more: &'static [&'static str],
 }
 
 /// An agent, running or not, with what it left pinned. All of it goes away
@@ -99,6 +101,7 @@ impl Agent {
             .arg(&self.manifests)
             .args(["--node-name", &self.node])
             .args(["--xdp", self.options.xdp, "--tc", self.options.tc])
+            .args(self.options.more)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share the log")?)
             .stderr(log);

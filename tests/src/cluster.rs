@@ -24,7 +24,7 @@ impl Setup {
     pub const fn tc(wiring: Wiring) -> Self {
         Self {
             plan: Plan { wiring, pods: 2, offload: true, naming: Naming::Unique },
-            agent: Options { xdp: "off", tc: "auto" },
+            agent: Options { xdp: "off", tc: "auto", more: &[] },
         }
     }
 
@@ -32,7 +32,7 @@ impl Setup {
     pub const fn xdp(wiring: Wiring, mode: &'static str) -> Self {
         Self {
             plan: Plan { wiring, pods: 2, offload: false, naming: Naming::Unique },
-            agent: Options { xdp: mode, tc: "auto" },
+            agent: Options { xdp: mode, tc: "auto", more: &[] },
         }
     }
 }

@@ -43,6 +43,7 @@ pub struct Service {
     /// Its cluster addresses.
     pub addresses: Addresses,
     policy: Option<&'static str>,
+    overlay: Value,
     /// Its ports.
     pub ports: Vec<Port>,
     endpoints: Vec<Endpoint>,
@@ -58,6 +59,7 @@ impl Service {
             name: name.to_owned(),
             addresses: Addresses { v4, v6 },
             policy: None,
+            overlay: Value::Null,
             ports: Vec::new(),
             endpoints: Vec::new(),
         }
@@ -81,6 +83,23 @@ impl Service {
         self
     }
 
+    /// Whatever else the object says, over what it says by itself:
+    /// `{"spec": {"sessionAffinity": "ClientIP"}}`.
+    #[must_use]
+    pub fn with(mut self, overlay: Value) -> Self {
+        merge(&mut self.overlay, overlay);
+        self
+    }
+
+    /// With an address of a load balancer, of each family.
+    #[must_use]
+    pub fn load_balancer(self, vips: Addresses) -> Self {
+        self.with(json!({
+            "spec": { "type": "LoadBalancer" },
+            "status": { "loadBalancer": { "ingress": [{ "ip": vips.v4 }, { "ip": vips.v6 }] } },
+        }))
+    }
+
     /// How backends are picked.
     #[must_use]
     pub fn policy(mut self, policy: &'static str) -> Self {
@@ -91,13 +110,13 @@ impl Service {
     /// Another ready endpoint.
     #[must_use]
     pub fn endpoint(self, node: &Node, pod: &Pod) -> Self {
-        self.with(node, pod, true, false)
+        self.add(node, pod, true, false)
     }
 
     /// An endpoint that is ending: it serves what it has.
     #[must_use]
     pub fn terminating(self, node: &Node, pod: &Pod) -> Self {
-        self.with(node, pod, false, true)
+        self.add(node, pod, false, true)
     }
 
     /// All of these pods as endpoints.
@@ -106,7 +125,7 @@ impl Service {
         pods.into_iter().fold(self, |service, (node, pod)| service.endpoint(node, pod))
     }
 
-    fn with(mut self, node: &Node, pod: &Pod, ready: bool, terminating: bool) -> Self {
+    fn add(mut self, node: &Node, pod: &Pod, ready: bool, terminating: bool) -> Self {
         self.endpoints.push(Endpoint {
             pod: pod.name.clone(),
             node: node.name.clone(),
@@ -160,6 +179,7 @@ impl Service {
         if let Some(policy) = self.policy {
             object["metadata"]["annotations"] = json!({ "lb.network/policy": policy });
         }
+        merge(&mut object, self.overlay.clone());
         object
     }
 
@@ -191,6 +211,19 @@ impl Service {
                 "ports": ports.collect::<Vec<_>>(),
             })
         })
+    }
+}
+
+/// Puts one value over another: objects member by member, all else as a whole.
+fn merge(under: &mut Value, over: Value) {
+    match (under, over) {
+        (_, Value::Null) => {}
+        (Value::Object(under), Value::Object(over)) => {
+            for (name, value) in over {
+                merge(under.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (under, over) => *under = over,
     }
 }
 

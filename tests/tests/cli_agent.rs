@@ -100,7 +100,7 @@ fn an_agent_that_can_not_read_its_manifests_touches_nothing() {
 fn start(manifests: &Path) -> (Namespace, Agent) {
     let netns = Namespace::new(Naming::Unique, "cli").unwrap();
     netns.ip(&["link set lo up".into()]).unwrap();
-    let options = Options { xdp: "auto", tc: "auto" };
+    let options = Options { xdp: "auto", tc: "auto", more: &[] };
     let agent = Agent::start(&netns, "node-a", manifests, options).unwrap();
     (netns, agent)
 }

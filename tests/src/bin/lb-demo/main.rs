@@ -43,7 +43,7 @@ fn run(keep: bool) -> Result<bool> {
     println!("cluster: two nodes with two pods each, a router, a client outside");
     let setup = Setup {
         plan: Plan { wiring: Wiring::Routed, pods: 2, offload: false, naming: NAMING },
-        agent: Options { xdp: "native", tc: "auto" },
+        agent: Options { xdp: "native", tc: "auto", more: &[] },
     };
     let mut cluster = Cluster::new(setup, |topology| scenarios::services(topology).into())?;
     picture(&cluster)?;
