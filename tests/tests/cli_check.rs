@@ -157,3 +157,34 @@ fn a_missing_directory_is_one_sentence_on_standard_error() {
     assert_eq!(output.status.code(), Some(0));
     assert!(stdout(&output).starts_with("0 objects accepted, 0 refused"), "{}", stdout(&output));
 }
+
+/// What each Service would do on this node, and why an endpoint is not used.
+#[test]
+fn each_service_is_explained() {
+    let dir = directory(&[]);
+    fs::copy(data().join("cluster.yaml"), dir.path().join("cluster.yaml")).unwrap();
+    let output = check(dir.path(), &["--node-name", "n1"]);
+    let text = stdout(&output);
+    for line in [
+        "Service infra/empty:http 80/TCP: round-robin, 0 endpoints in the cluster (refused)",
+        "Service infra/zonal:dns 53/UDP: 10.244.2.31:5353 gets nothing new: others are closer, by \
+         the topology hints",
+        "Service shop/api:grpc 443/TCP: round-robin, 2 endpoints in the cluster, a client keeps \
+         its endpoint for 600 s",
+        "Service shop/db: is headless: clients get the endpoints from DNS",
+        "Service shop/payments: is an ExternalName: a name in DNS, never proxied",
+        "Service shop/web:http 80/TCP: 10.244.2.12:8080 gets nothing new: is neither ready nor \
+         serving",
+        "Service shop/web-lb:http 80/TCP: round-robin, 3 IPv4 and 3 IPv6 endpoints in the \
+         cluster, 2 IPv4 and 2 IPv6 endpoints on this node for clients from outside",
+    ] {
+        let policy = line.replace("round-robin, 2", "maglev, 2");
+        assert!(text.contains(line) || text.contains(&policy), "{line}\n{text}");
+    }
+    let output = check(dir.path(), &["--node-name", "n1", "-o", "json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let zonal = json["services"].as_array().unwrap().iter().find(|one| one["name"] == "zonal");
+    let port = &zonal.unwrap()["ports"][0];
+    assert_eq!(port["cluster_endpoints"], 1);
+    assert_eq!(port["unused"][0]["endpoint"], "10.244.2.31:5353");
+}

@@ -9,9 +9,11 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use super::explain::{ServiceRow, write as write_explanations};
 use crate::cli::{Format, print, print_json};
 use crate::desired::{
-    CompileOptions, Desired, Problem, Severity, compile, health_checks, printable,
+    CompileOptions, Desired, Explanation, Problem, Severity, compile, explain, health_checks,
+    printable,
 };
 use crate::model::{Kind, ObjectName, Objects, Sourced};
 use crate::source::manifests::{ManifestDir, Snapshot};
@@ -40,9 +42,11 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let options = CompileOptions { node_name: args.node_name.clone(), ..CompileOptions::default() };
     let (desired, mut problems) = compile(&snapshot.objects, &options);
     problems.extend(health_checks(&snapshot.objects, &options).1);
-    let report = Report::new(&snapshot, &desired, &problems, args.node_name.as_deref());
+    let explanations = explain(&snapshot.objects, &desired);
+    let report =
+        Report::new(&snapshot, &desired, &problems, &explanations, args.node_name.as_deref());
     match args.output {
-        Format::Text => print(&report.text())?,
+        Format::Text => print(&report.text(&explanations))?,
         Format::Json => print_json(&report)?,
     }
     let bad = report.refused > 0 || (args.strict && report.warnings > 0);
@@ -62,6 +66,7 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     node_name: Option<&'a str>,
     objects: Vec<Row<'a>>,
+    services: Vec<ServiceRow>,
 }
 
 /// An object, or a file as a whole.
@@ -92,6 +97,7 @@ impl<'a> Report<'a> {
         snapshot: &'a Snapshot,
         desired: &Desired,
         compiled: &'a [Problem],
+        explanations: &[Explanation],
         node_name: Option<&'a str>,
     ) -> Self {
         let mut rows: BTreeMap<(&str, Option<String>), Vec<&Problem>> = BTreeMap::new();
@@ -121,14 +127,16 @@ impl<'a> Report<'a> {
             backends: backends.filter(|backend| node_name.is_none() || backend.local).count(),
             node_name,
             objects,
+            services: explanations.iter().map(ServiceRow::new).collect(),
         }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, explanations: &[Explanation]) -> String {
         let mut text = String::new();
         for row in &self.objects {
             row.write(&mut text);
         }
+        write_explanations(&mut text, explanations, self.node_name.is_some());
         // Writing to a string can't fail.
         let _ = writeln!(
             text,

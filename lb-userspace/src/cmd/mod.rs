@@ -3,5 +3,6 @@
 pub mod agent;
 pub mod check;
 pub mod cleanup;
+mod explain;
 pub mod services;
 pub mod status;

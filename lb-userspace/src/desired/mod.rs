@@ -5,6 +5,7 @@ mod choose;
 mod claims;
 mod compile;
 mod endpoints;
+mod explain;
 mod health;
 mod problem;
 
@@ -17,6 +18,7 @@ use clap::ValueEnum;
 use ipnet::IpNet;
 
 pub use self::compile::{CompileOptions, compile};
+pub use self::explain::{ExplainedPort, Explanation, explain};
 pub use self::health::{HealthCheck, health_checks};
 pub use self::problem::{Problem, Severity, printable};
 
