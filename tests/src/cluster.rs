@@ -3,11 +3,13 @@
 
 use crate::agent::{Agent, Options};
 use crate::manifest::{Directory, HTTP_TARGET, Service, UDP_TARGET};
-use crate::netns::Naming;
+use crate::netns::{Namespace, Naming};
 use crate::process::{Process, binary};
-use crate::topology::{Node, Plan, Pod, Topology, Wiring};
+use crate::server;
+use crate::topology::{Addresses, Node, Plan, Pod, Topology, Wiring};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader, PipeReader, Read as _};
+use std::net::SocketAddr;
 use std::process::Stdio;
 
 /// How the cluster is made.
@@ -60,8 +62,11 @@ impl Cluster {
             topology: Topology::new(setup.plan)?,
             options: setup.agent,
         };
-        let starting: Vec<Starting> =
-            cluster.topology.pods().map(|(_, pod)| serve(pod)).collect::<Result<_>>()?;
+        let starting: Vec<Starting> = cluster
+            .topology
+            .pods()
+            .map(|(_, pod)| serve(&pod.netns, &pod.name, &[server::any(UDP_TARGET)]))
+            .collect::<Result<_>>()?;
         for server in starting {
             cluster.servers.push(server.ready()?);
         }
@@ -124,8 +129,23 @@ impl Cluster {
         self.serve(node, index)
     }
 
+    /// Starts the servers of a pod in a namespace that is none: a node's, or one
+    /// outside the cluster.
+    pub fn serve_in(
+        &mut self,
+        place: impl Fn(&Topology) -> &Namespace,
+        name: &str,
+        addresses: Addresses,
+    ) -> Result<()> {
+        let udp = addresses.both().map(|address| SocketAddr::new(address, UDP_TARGET));
+        let server = serve(place(&self.topology), name, &udp)?.ready()?;
+        self.servers.push(server);
+        Ok(())
+    }
+
     fn serve(&mut self, node: usize, index: usize) -> Result<usize> {
-        let server = serve(self.pod(node, index))?;
+        let pod = self.pod(node, index);
+        let server = serve(&pod.netns, &pod.name, &[server::any(UDP_TARGET)])?;
         self.servers.push(server.ready()?);
         Ok(index)
     }
@@ -147,14 +167,14 @@ struct Starting {
     stderr: PipeReader,
 }
 
-fn serve(pod: &Pod) -> Result<Starting> {
+fn serve(netns: &Namespace, name: &str, udp: &[SocketAddr]) -> Result<Starting> {
     let (stdout, out) = std::io::pipe().context("make a pipe")?;
     let (stderr, err) = std::io::pipe().context("make a pipe")?;
-    let mut command = pod.netns.command(&binary("lb-test-server")?);
+    let mut command = netns.command(&binary("lb-test-server")?);
     command
-        .arg(&pod.name)
+        .arg(name)
         .arg(format!("http:{HTTP_TARGET}"))
-        .arg(format!("udp:{UDP_TARGET}"))
+        .args(udp.iter().map(|address| format!("udp:{address}")))
         .stdin(Stdio::null())
         .stdout(out)
         .stderr(err);

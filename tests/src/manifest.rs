@@ -30,7 +30,7 @@ pub struct Port {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Endpoint {
     pod: String,
-    node: String,
+    node: Option<String>,
     addresses: Addresses,
     ready: bool,
     terminating: bool,
@@ -44,6 +44,7 @@ pub struct Service {
     pub addresses: Addresses,
     policy: Option<&'static str>,
     overlay: Value,
+    slice_overlay: Value,
     /// Its ports.
     pub ports: Vec<Port>,
     endpoints: Vec<Endpoint>,
@@ -60,6 +61,7 @@ impl Service {
             addresses: Addresses { v4, v6 },
             policy: None,
             overlay: Value::Null,
+            slice_overlay: Value::Null,
             ports: Vec::new(),
             endpoints: Vec::new(),
         }
@@ -119,6 +121,27 @@ impl Service {
         self.add(node, pod, false, true)
     }
 
+    /// A ready endpoint that is no pod: a node's own address, or one that is not
+    /// in the cluster at all, which has no node.
+    #[must_use]
+    pub fn endpoint_at(mut self, node: Option<&Node>, name: &str, addresses: Addresses) -> Self {
+        self.endpoints.push(Endpoint {
+            pod: name.to_owned(),
+            node: node.map(|node| node.name.clone()),
+            addresses,
+            ready: true,
+            terminating: false,
+        });
+        self
+    }
+
+    /// Whatever else its slices say.
+    #[must_use]
+    pub fn with_slices(mut self, overlay: Value) -> Self {
+        merge(&mut self.slice_overlay, overlay);
+        self
+    }
+
     /// All of these pods as endpoints.
     #[must_use]
     pub fn endpoints<'a>(self, pods: impl IntoIterator<Item = (&'a Node, &'a Pod)>) -> Self {
@@ -128,7 +151,7 @@ impl Service {
     fn add(mut self, node: &Node, pod: &Pod, ready: bool, terminating: bool) -> Self {
         self.endpoints.push(Endpoint {
             pod: pod.name.clone(),
-            node: node.name.clone(),
+            node: Some(node.name.clone()),
             addresses: pod.addresses,
             ready,
             terminating,
@@ -199,7 +222,7 @@ impl Service {
             let ports = self.ports.iter().map(
                 |port| json!({ "name": port.name, "port": port.target, "protocol": port.protocol }),
             );
-            json!({
+            let mut slice = json!({
                 "addressType": family, "apiVersion": "discovery.k8s.io/v1",
                 "kind": "EndpointSlice",
                 "metadata": {
@@ -209,7 +232,9 @@ impl Service {
                 },
                 "endpoints": endpoints.collect::<Vec<_>>(),
                 "ports": ports.collect::<Vec<_>>(),
-            })
+            });
+            merge(&mut slice, self.slice_overlay.clone());
+            slice
         })
     }
 }

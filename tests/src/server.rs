@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 
 /// A socket on the unspecified IPv6 address takes IPv4 too, as mapped addresses.
-fn any(port: u16) -> SocketAddr {
+pub fn any(port: u16) -> SocketAddr {
     (Ipv6Addr::UNSPECIFIED, port).into()
 }
 
@@ -16,9 +16,9 @@ fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Answers HTTP requests on a port for ever.
-pub fn http(name: &str, port: u16) -> io::Result<()> {
-    let listener = TcpListener::bind(any(port))?;
+/// Answers HTTP requests on an address for ever.
+pub fn http(name: &str, address: SocketAddr) -> io::Result<()> {
+    let listener = TcpListener::bind(address)?;
     let name: Arc<str> = name.into();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -54,9 +54,9 @@ fn serve(name: &str, mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Echoes datagrams on a port for ever, behind its name and the peer's address.
-pub fn udp(name: &str, port: u16) -> io::Result<()> {
-    let socket = UdpSocket::bind(any(port))?;
+/// Echoes datagrams on an address for ever, behind its name and the peer's address.
+pub fn udp(name: &str, address: SocketAddr) -> io::Result<()> {
+    let socket = UdpSocket::bind(address)?;
     let name = name.to_owned();
     thread::spawn(move || {
         let mut buffer = vec![0; 65_536];
