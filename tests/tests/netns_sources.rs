@@ -23,6 +23,8 @@ const REMOTE: &str = "pod-2a";
 /// The three Services of the table.
 const SERVICES: [&str; 3] = ["both-cluster", "external-local", "internal-local"];
 
+const NUMBERS: std::ops::Range<u8> = 0..3;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
     Pod,
@@ -44,7 +46,7 @@ struct Expected {
 }
 
 /// The table, for `--masquerade kube-proxy`.
-fn kube_proxy(client: Client, target: Target, service: usize) -> Expected {
+fn kube_proxy(client: Client, target: Target, service: u8) -> Expected {
     let (external_local, internal_local) = (service == 1, service == 2);
     let internal = target == Target::ClusterIp;
     let remote_too = match client {
@@ -59,24 +61,23 @@ fn kube_proxy(client: Client, target: Target, service: usize) -> Expected {
     Expected { remote_too, masqueraded }
 }
 
-fn vip(service: usize) -> Addresses {
-    let number = u8::try_from(service).unwrap() + 1;
+fn vip(service: u8) -> Addresses {
+    let number = service + 1;
     Addresses {
         v4: [203, 0, 113, number].into(),
         v6: [0x2001, 0xdb8, 0xaaaa, 0, 0, 0, 0, u16::from(number)].into(),
     }
 }
 
-fn node_port(service: usize, kind: Kind) -> u16 {
+fn node_port(service: u8, kind: Kind) -> u16 {
     let base = if kind == Kind::Http { 30_080 } else { 30_180 };
-    base + u16::try_from(service).unwrap()
+    base + u16::from(service)
 }
 
 fn services(topology: &Topology) -> Vec<Service> {
     let [one, two] = [&topology.nodes[0], &topology.nodes[1]];
-    let service = |index: usize| {
-        let number = u8::try_from(index).unwrap() + 1;
-        let base = Service::new(SERVICES[index], number)
+    let service = |index: u8| {
+        let base = Service::new(SERVICES[usize::from(index)], index + 1)
             .http(node_port(index, Kind::Http))
             .udp(node_port(index, Kind::Udp))
             .load_balancer(vip(index))
@@ -88,7 +89,7 @@ fn services(topology: &Topology) -> Vec<Service> {
             _ => base,
         }
     };
-    (0..SERVICES.len()).map(service).collect()
+    NUMBERS.map(service).collect()
 }
 
 /// Whatever the cluster's addresses are, the outside reaches node 1 with them.
@@ -115,8 +116,8 @@ fn table(setup: Setup, kube_proxy_way: bool) -> Result<()> {
         (Client::Pod, &pod.netns, pod.addresses),
         (Client::Outside, &topology.client, topology.client_addresses),
     ];
-    for service in 0..SERVICES.len() {
-        let cluster_ips = Service::new("", u8::try_from(service)? + 1).addresses;
+    for service in NUMBERS {
+        let cluster_ips = Service::new("", service + 1).addresses;
         for target in [Target::ClusterIp, Target::NodePort, Target::Vip] {
             for kind in Kind::ALL {
                 let (addresses, port) = match target {

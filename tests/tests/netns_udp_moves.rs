@@ -132,6 +132,7 @@ fn move_away(
     })
 }
 
+#[expect(clippy::print_stdout, reason = "the figure is worth seeing")]
 fn watch(
     cluster: &Cluster,
     change: &dyn Fn(&Topology) -> Vec<Service>,
