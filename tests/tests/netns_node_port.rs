@@ -83,3 +83,26 @@ fn node_ports(setup: Setup) -> Result<()> {
     }
     Ok(())
 }
+
+/// As with kube-proxy, the Service has the port, whoever else listens there.
+#[test]
+fn a_node_port_comes_before_a_process_that_listens_there() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Setup::tc(Wiring::Routed), |topology| {
+        let two = &topology.nodes[1];
+        vec![Service::new("far", 1).http(HTTP).udp(UDP).endpoint(two, &two.pods[0])]
+    })?;
+    let topology = &cluster.topology;
+    let node = &topology.nodes[0];
+    let _listener = node.netns.run(|| std::net::TcpListener::bind(("::", HTTP)))??;
+    let _socket = node.netns.run(|| std::net::UdpSocket::bind(("::", UDP)))??;
+    for address in node.addresses.both() {
+        for (kind, port) in [(Kind::Http, HTTP), (Kind::Udp, UDP)] {
+            let tally = Tally::of(&topology.client, kind, (address, port).into(), REQUESTS)?;
+            tally.expect(&["pod-2a"])?;
+        }
+    }
+    Ok(())
+}

@@ -116,3 +116,91 @@ fn source_ranges(spec: &api::ServiceSpec, findings: &mut Findings) -> Vec<IpNet>
     ranges.dedup();
     ranges
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(spec: Value, status: Value) -> (Exposure, Vec<String>) {
+        let spec: api::ServiceSpec = serde_json::from_value(spec).unwrap();
+        let status: api::ServiceStatus = serde_json::from_value(status).unwrap();
+        let kind = spec.type_.clone().unwrap();
+        let cluster_ips = ["10.96.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let mut findings = Findings::default();
+        let exposure = of(&spec, Some(&status), &kind, &cluster_ips, &mut findings);
+        assert!(!findings.refused(), "nothing here refuses a Service");
+        let lines = findings.into_vec().into_iter();
+        (exposure, lines.map(|f| format!("{}: {}", f.field, f.message)).collect())
+    }
+
+    fn texts<T: ToString>(list: &[T]) -> Vec<String> {
+        list.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn only_addresses_in_vip_mode_are_answered_for() {
+        let ingress = json!({ "loadBalancer": { "ingress": [
+            { "ip": "203.0.113.1" }, { "ip": "203.0.113.2", "ipMode": "VIP" },
+            { "ip": "203.0.113.3", "ipMode": "Proxy" }, { "hostname": "lb.example" },
+            { "ip": "2001:db8::1" }, { "ip": "203.0.113.1" } ] } });
+        let (exposure, findings) = read(json!({ "type": "LoadBalancer" }), ingress.clone());
+        assert_eq!(
+            texts(&exposure.load_balancer_ips),
+            ["203.0.113.1", "203.0.113.2", "2001:db8::1"]
+        );
+        assert_eq!(findings, [""; 0]);
+        // What another type once had means nothing.
+        let (exposure, _) = read(json!({ "type": "NodePort" }), ingress);
+        assert_eq!(texts(&exposure.load_balancer_ips), [""; 0]);
+    }
+
+    #[test]
+    fn bad_values_are_left_out_and_told() {
+        let (exposure, findings) = read(
+            json!({
+                "type": "LoadBalancer",
+                "externalIPs": ["203.0.113.7", "nonsense", "127.0.0.1", "010.0.0.7"],
+                "loadBalancerSourceRanges": [" 10.0.0.0/8", "10.0.0.9/8 ", "all", "2001:db8::/32"],
+            }),
+            json!({ "loadBalancer": { "ingress": [{ "ip": "300.0.0.1" }] } }),
+        );
+        assert_eq!(texts(&exposure.external_ips), ["203.0.113.7", "10.0.0.7"]);
+        assert_eq!(texts(&exposure.source_ranges), ["10.0.0.0/8", "2001:db8::/32"]);
+        assert_eq!(texts(&exposure.load_balancer_ips), [""; 0]);
+        for (finding, field) in findings.iter().zip([
+            "spec.externalIPs[1]: \"nonsense\" is not",
+            "spec.externalIPs[2]: 127.0.0.1 is a loopback",
+            "status.loadBalancer.ingress[0].ip: \"300.0.0.1\" is not",
+            "spec.loadBalancerSourceRanges[2]: \"all\" is not",
+        ]) {
+            assert!(finding.starts_with(field), "{finding}");
+        }
+        assert_eq!(findings.len(), 4);
+    }
+
+    #[test]
+    fn a_family_that_the_service_has_not_is_left_out() {
+        let spec: api::ServiceSpec =
+            serde_json::from_value(json!({ "externalIPs": ["203.0.113.7", "2001:db8::7"] }))
+                .unwrap();
+        let mut findings = Findings::default();
+        let own = ["10.96.0.1".parse().unwrap()];
+        let exposure = of(&spec, None, "ClusterIP", &own, &mut findings);
+        assert_eq!(texts(&exposure.external_ips), ["203.0.113.7"]);
+        assert_eq!(findings.into_vec().len(), 1);
+    }
+
+    #[test]
+    fn the_external_policy_counts_only_where_traffic_comes_from_outside() {
+        let policy = |kind: &str, ips: &[&str]| {
+            let spec =
+                json!({ "type": kind, "externalTrafficPolicy": "Local", "externalIPs": ips });
+            read(spec, json!({})).0.external_policy
+        };
+        assert_eq!(policy("ClusterIP", &[]), TrafficPolicy::Cluster);
+        assert_eq!(policy("ClusterIP", &["203.0.113.7"]), TrafficPolicy::Local);
+        assert_eq!(policy("NodePort", &[]), TrafficPolicy::Local);
+    }
+}

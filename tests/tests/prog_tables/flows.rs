@@ -388,3 +388,21 @@ fn a_refused_packet_leaves_no_flow() {
         assert_eq!(rig.service_traffic(world.rows.id), counted, "{case:?}");
     }
 }
+
+/// The data plane does not follow sequence numbers: a segment that the client
+/// must answer with a reset, or ignore, still comes from the address that the
+/// client knows (row 73 of the behaviour table).
+#[test]
+fn a_segment_out_of_the_window_is_translated_like_any_other() {
+    let Some(mut rig) = Rig::take() else { return };
+    for case in tcp() {
+        let world = world(&mut rig, case);
+        let backend = world.backends[world.open(&mut rig)];
+        for flags in [flag::ACK, flag::ACK | flag::FIN, flag::RST, flag::SYN | flag::ACK] {
+            for sequence in [0, 1, 0x7fff_ffff, u32::MAX] {
+                let segment = case.segment(backend, world.client, flags).numbers(sequence, 1);
+                case.leave(&mut rig, POD_2, &segment).returned_from(world.vip);
+            }
+        }
+    }
+}

@@ -157,6 +157,23 @@ fn pods_stand_in_for_endpoint_slices() {
 }
 
 #[test]
+fn unready_pods_count_where_the_service_says_so() {
+    let mut dump: serde_json::Value = serde_json::from_str(JSON).unwrap();
+    let items = dump["items"].as_array_mut().unwrap();
+    items.retain(|item| item["kind"] != "EndpointSlice");
+    for item in &mut *items {
+        if item["kind"] == "Service" && item["metadata"]["name"] == "web" {
+            item["spec"]["publishNotReadyAddresses"] = true.into();
+        }
+    }
+    let all = backends(port(&compiled(&dump.to_string(), Some("n1")), "shop", "web", "http"));
+    let unready = "10.244.2.12:8080".to_owned();
+    assert!(all.contains(&unready), "{all:?}");
+    let some = backends(port(&compiled(JSON, Some("n1")), "shop", "web", "http"));
+    assert!(!some.contains(&unready), "{some:?}");
+}
+
+#[test]
 fn a_broken_file_keeps_what_it_had_and_says_where_it_broke() {
     let mut dir = Dir::new(&[("a.yaml", &service("a", "80"))]);
     assert_eq!(dir.services(), (vec!["a".into()], vec![]));
