@@ -204,12 +204,18 @@ pub struct Interface {
     pub xdp: u8,
     /// 1 if clients behind it are pods of this node, by `--detect-local`.
     pub local: u8,
-    /// Always 0.
-    pub pad: u8,
+    /// 1 for a port of a bridge: what enters is for the bridge, or for what is
+    /// behind another port, and yet is ours to see. Elsewhere a frame for
+    /// another host's link-layer address is none of ours.
+    pub port: u8,
     /// Source for IPv4 flows that need this node's address; 0 if none.
     pub snat_v4: u32,
     /// Source for IPv6 flows that need this node's address; 0 if none.
     pub snat_v6: [u32; 4],
+    /// Its link-layer address; zeros if it has none.
+    pub mac: [u8; 6],
+    /// Always 0.
+    pub pad: [u8; 2],
 }
 
 /// Counters of a Service port or of a backend, per CPU.
@@ -278,7 +284,7 @@ const _: () = {
     assert!(size_of::<Segment>() == 8 && align_of::<Segment>() == 8);
     assert!(size_of::<Service>() == 64);
     assert!(size_of::<Backend>() == 32);
-    assert!(size_of::<Interface>() == 24);
+    assert!(size_of::<Interface>() == 32);
     assert!(size_of::<Traffic>() == 64);
     assert!(size_of::<ServiceName>() == 3 * NAME_LEN + 1 + 2 + 2);
 };

@@ -7,6 +7,7 @@ use lb_common::{Direction, Flow, Frontend, FrontendKey, Tuple, Verdict, tcp};
 
 use crate::family::{Family, port_number};
 use crate::flows::{self, Failure};
+use crate::maps::LB_INTERFACES;
 use crate::packet::{Packet, TCP, UDP};
 use crate::select::Client;
 use crate::stats::Size;
@@ -21,6 +22,8 @@ pub(crate) struct Arrival {
     pub(crate) now: u64,
     /// For the counters.
     pub(crate) size: Size,
+    /// The frame is for another link-layer address than the interface's.
+    pub(crate) other_host: bool,
 }
 
 /// Decides on a packet that enters; on [`Verdict::Forwarded`] and
@@ -34,7 +37,7 @@ pub(crate) fn decide<A: Family>(
 ) -> Verdict {
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
-    if !concerns(packet, socket, address) {
+    if !concerns(packet, socket, address) || (arrival.other_host && !is_port(arrival.ifindex)) {
         return Verdict::Passed;
     }
     if let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Ingress)
@@ -71,6 +74,15 @@ pub(crate) fn decide<A: Family>(
         return direct(packet, arrival, to);
     }
     Verdict::Passed
+}
+
+/// Whether an interface is a port of a bridge. Elsewhere a frame for another
+/// link-layer address is another host's, or is for a device on top of this one
+/// (macvlan), which has the programs too.
+#[inline(always)]
+fn is_port(ifindex: u32) -> bool {
+    // SAFETY: one byte of a row that the agent replaces whole.
+    unsafe { LB_INTERFACES.get(&ifindex) }.is_some_and(|interface| interface.port != 0)
 }
 
 /// The cheap test: can any map have something on this packet?

@@ -27,6 +27,9 @@ const NEXT: i32 = -1;
 /// extension headers, and a TCP header.
 const LINEAR: u32 = 14 + 40 + 60 + 20;
 
+/// `pkt_type` of a frame for another link-layer address (linux/if_packet.h).
+const PACKET_OTHERHOST: u32 = 3;
+
 /// What both families need, to write the hooks once.
 trait TcFamily: Family + RewriteFamily + RefuseFamily + FragmentFamily {}
 
@@ -114,7 +117,9 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     }
     // SAFETY: the kernel keeps the context valid during the run.
     let ifindex = unsafe { (*skb(ctx)).ifindex };
-    let arrival = Arrival { ifindex, now: now(), size: size(ctx, packet, L3) };
+    // SAFETY: as above.
+    let other_host = L3 != 0 && unsafe { (*skb(ctx)).pkt_type } == PACKET_OTHERHOST;
+    let arrival = Arrival { ifindex, now: now(), size: size(ctx, packet, L3), other_host };
     let mut to = packet.tuple;
     let verdict = ingress::decide(packet, &arrival, &mut to);
     if verdict.is_refusal() {

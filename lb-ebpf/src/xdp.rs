@@ -107,13 +107,13 @@ fn ours<A: XdpFamily>(
     // SAFETY: the helper has no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
     let size = Size { packets: 1, bytes: u64::from(packet.len) };
-    let arrival = Arrival { ifindex, now, size };
+    let arrival = Arrival { ifindex, now, size, other_host: false };
     let row = match flows::find(packet.tuple, packet.proto, Direction::Ingress) {
         Some(row) if row.flags & flag::RESTORE != 0 => {
             return returned(ctx, window, packet, row, &arrival);
         }
         Some(row) if ingress::holds(packet, row) => row,
-        _ => begin(packet, &arrival, socket)?,
+        _ => begin(window, packet, &arrival, socket)?,
     };
     if row.flags & (flag::DIRECT | flag::NO_SNAT) != 0 {
         return Err(Verdict::HandedOver);
@@ -163,11 +163,12 @@ fn returned<A: XdpFamily>(
 /// The first packet of a flow; the row is the one that later packets meet.
 #[inline(always)]
 fn begin<A: XdpFamily>(
+    window: Window,
     packet: &Packet<A>,
     arrival: &Arrival,
     socket: u8,
 ) -> Result<&'static mut Flow<A>, Verdict> {
-    if socket & FRONTEND == 0 {
+    if socket & FRONTEND == 0 || !is_for(window, arrival.ifindex) {
         return Err(Verdict::HandedOver);
     }
     let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);
@@ -178,6 +179,16 @@ fn begin<A: XdpFamily>(
         return Err(if verdict.is_drop() { verdict } else { Verdict::HandedOver });
     }
     flows::find(packet.tuple, packet.proto, Direction::Ingress).ok_or(Verdict::HandedOver)
+}
+
+/// Whether the frame is for the interface that it came in by. The driver passes
+/// all frames up while somebody listens to them.
+#[inline(always)]
+fn is_for(window: Window, ifindex: u32) -> bool {
+    match (window.read::<[u8; 6]>(0), interface(ifindex)) {
+        (Some(mac), Some(interface)) => mac == interface.mac,
+        _ => false,
+    }
 }
 
 #[inline(always)]

@@ -18,4 +18,5 @@ pub mod prog;
 pub mod server;
 pub mod topology;
 pub mod traffic;
+pub mod tunnel;
 pub mod xdp_pass;

@@ -27,9 +27,11 @@ impl Rows {
             role: link.role.number(),
             xdp: u8::from(xdp),
             local: u8::from(link.local_clients),
-            pad: 0,
+            port: u8::from(link.bridge_port),
             snat_v4: link.snat_v4.map_or(0, |address| V4::from(address).0),
             snat_v6: link.snat_v6.map_or([0; 4], |address| V6::from(address).0),
+            mac: link.mac.unwrap_or_default(),
+            pad: [0; 2],
         };
         if self.0.get(&link.index, 0).is_ok_and(|old| old == row) {
             return Ok(());

@@ -99,6 +99,8 @@ mod tests {
             kind: kind.map(str::to_owned),
             role,
             has_mac,
+            mac: None,
+            bridge_port: false,
             local_clients: false,
             snat_v4: None,
             snat_v6: None,

@@ -31,6 +31,8 @@ pub struct LinkFacts {
     pub kind: Option<String>,
     /// `ARPHRD_*`.
     pub hardware: u16,
+    /// Ethernet address.
+    pub mac: Option<[u8; 6]>,
     /// Index of the bridge, bond or the like that this is a port of.
     pub master: Option<u32>,
     /// Whether it is up and has a carrier.
@@ -105,6 +107,7 @@ fn link(message: &Message) -> Option<LinkFacts> {
     };
     for nla in attributes(payload, LINK_HEADER) {
         match nla.kind() {
+            libc::IFLA_ADDRESS => facts.mac = nla.value().try_into().ok(),
             libc::IFLA_IFNAME => facts.name = text(nla.value()),
             libc::IFLA_MASTER => facts.master = u32_at(nla.value(), 0),
             libc::IFLA_LINKINFO => {

@@ -70,6 +70,10 @@ pub struct Link {
     pub role: Role,
     /// Whether packets begin with an Ethernet header.
     pub has_mac: bool,
+    /// Its Ethernet address.
+    pub mac: Option<[u8; 6]>,
+    /// Whether it is a port of a bridge.
+    pub bridge_port: bool,
     /// Whether clients behind it are taken for pods of this node.
     pub local_clients: bool,
     /// Source of IPv4 flows that need this node's address here.

@@ -45,6 +45,9 @@ fn attachable(
         kind: link.kind.clone(),
         role,
         has_mac,
+        mac: link.mac,
+        bridge_port: master
+            .is_some_and(|master| matches!(master.kind.as_deref(), Some("bridge" | "openvswitch"))),
         local_clients,
         snat_v4: sources.v4(link),
         snat_v6: sources.v6(link),

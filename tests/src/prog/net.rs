@@ -119,7 +119,16 @@ impl Port {
         let v6 = V6::from(self.v6.parse::<std::net::Ipv6Addr>().expect("an address"));
         let xdp = u8::from(self.role == role::UPLINK);
         let local = u8::from(self.role == role::POD);
-        Interface { role: self.role, xdp, local, pad: 0, snat_v4: v4.0, snat_v6: v6.0 }
+        Interface {
+            role: self.role,
+            xdp,
+            local,
+            port: 0,
+            snat_v4: v4.0,
+            snat_v6: v6.0,
+            mac: self.macs.dst,
+            pad: [0; 2],
+        }
     }
 }
 

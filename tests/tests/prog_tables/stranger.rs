@@ -1,8 +1,8 @@
 //! What is not a Service's passes byte for byte, whatever it is.
 
-use lb_common::Verdict;
 use lb_common::limits::MAX_EXTENSION_HEADERS;
 use lb_common::tcp::flag;
+use lb_common::{Interface, Verdict};
 use lb_tests::packet::{Extension, Macs, Packet, echo_request};
 use lb_tests::prog::net::{POD_2, PORTS, UPLINK};
 use lb_tests::prog::{Case, Prog, Rig, ServiceSpec};
@@ -190,5 +190,37 @@ fn a_longer_chain_of_extension_headers_than_we_walk() {
         let packet = Packet { extensions: vec![extension.clone(); most], ..plain };
         case.enter(&mut rig, POD_2, &packet).tuple(Verdict::Forwarded);
         rig.clear_flows();
+    }
+}
+
+/// A frame for another link-layer address is another host's, though the
+/// interface was told to listen to all (or has devices on top): answering it,
+/// or leading it elsewhere, would break the other's connections. A port of a
+/// bridge is different: what enters there is for the bridge.
+#[test]
+fn frames_for_other_hosts_pass_except_on_ports_of_bridges() {
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::ethernet() {
+        rig.reset();
+        rig.install(&ServiceSpec {
+            proto: case.proto(),
+            cluster: vec![case.vip(1, 80)],
+            node: vec![case.node(UPLINK, 30_080)],
+            backends: vec![case.pod(1, 30, 8080)],
+            ..ServiceSpec::default()
+        });
+        let elsewhere = Macs { dst: [2, 0, 0, 0, 9, 9], ..UPLINK.entering() };
+        for front in [case.vip(1, 80), case.vip(1, 81), case.node(UPLINK, 30_080)] {
+            let frame = case.open(case.outside(7, 4000), front).macs(elsewhere).bytes();
+            let outcome = rig.run(Prog::Ingress, UPLINK.index, &frame);
+            assert_eq!(outcome.verdict, Verdict::Passed, "{case:?} {front}");
+            assert_eq!(outcome.frame, frame, "{case:?} {front}");
+            let outcome = rig.run(Prog::Xdp, UPLINK.index, &frame);
+            assert!(outcome.passes(Prog::Xdp) && outcome.frame == frame, "{case:?} {front}");
+        }
+        rig.set_interface(UPLINK.index, Interface { port: 1, ..UPLINK.row() });
+        let frame = case.open(case.outside(7, 4000), case.vip(1, 80)).macs(elsewhere).bytes();
+        let outcome = rig.run(Prog::Ingress, UPLINK.index, &frame);
+        assert_eq!(outcome.verdict, Verdict::Forwarded, "{case:?}");
     }
 }
