@@ -3,14 +3,14 @@
 
 use lb_common::filter::{BACKEND, FRONTEND, NODE_ADDR, SERVICE_ADDR};
 use lb_common::flow::{TOUCH_INTERVAL, flag};
-use lb_common::{Direction, Flow, Frontend, FrontendKey, Tuple, Verdict, tcp};
+use lb_common::{BePort, Direction, Flow, Frontend, FrontendKey, Tuple, Verdict, tcp};
 
 use crate::family::{Family, port_number};
 use crate::flows::{self, Failure};
 use crate::packet::{Packet, TCP, UDP};
 use crate::select::Client;
 use crate::stats::Size;
-use crate::{clients, filter, globals, select, stats};
+use crate::{clients, filter, globals, select, service_addr, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -34,7 +34,7 @@ pub(crate) fn decide<A: Family>(
 ) -> Verdict {
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
-    if !concerns(packet, socket, address) {
+    if !concerns(packet.tuple.dport, socket, address) {
         return Verdict::Passed;
     }
     if let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Ingress)
@@ -61,11 +61,8 @@ pub(crate) fn decide<A: Family>(
             };
         }
     }
-    if address & SERVICE_ADDR != 0 {
-        let key = FrontendKey::address(packet.tuple.dst);
-        if A::frontends().get_ptr(&key).is_some() {
-            return Verdict::RefusedUnknownPort;
-        }
+    if service_addr::is_cluster_ip(packet.tuple.dst, address) {
+        return Verdict::RefusedUnknownPort;
     }
     if socket & BACKEND != 0 {
         return direct(packet, arrival, to);
@@ -73,14 +70,15 @@ pub(crate) fn decide<A: Family>(
     Verdict::Passed
 }
 
-/// The cheap test: can any map have something on this packet?
+/// The cheap test: can any map have something on a packet to this port, with
+/// what the filter says of its destination?
 #[inline(always)]
-pub(crate) fn concerns<A: Family>(packet: &Packet<A>, socket: u8, address: u8) -> bool {
+pub(crate) fn concerns(dport: BePort, socket: u8, address: u8) -> bool {
     if socket & (FRONTEND | BACKEND) != 0 || address & SERVICE_ADDR != 0 {
         return true;
     }
     let (min, max) = globals::snat_ports();
-    let port = port_number(packet.tuple.dport);
+    let port = port_number(dport);
     address & NODE_ADDR != 0 && port >= min && port <= max
 }
 
