@@ -11,13 +11,15 @@ use crate::flows;
 use crate::maps::LB_INTERFACES;
 use crate::packet::Packet;
 use crate::stats::Size;
-use crate::{filter, ingress, stats};
+use crate::{filter, ingress, service_addr, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
 pub(crate) struct Departure {
     /// Interface that the packet leaves by.
     pub(crate) ifindex: u32,
+    /// Whether it came in by the same.
+    pub(crate) turns_back: bool,
     /// Monotonic clock, nanoseconds.
     pub(crate) now: u64,
     /// For the counters.
@@ -43,7 +45,7 @@ pub(crate) fn decide<A: Family>(
     {
         return towards_backend(departure, row, to, in_use);
     }
-    Verdict::Passed
+    service_addr::leaving(tuple.dst, departure.turns_back)
 }
 
 /// A reply on its way to the client.

@@ -184,7 +184,7 @@ impl Family for V6 {
     }
 }
 
-/// The packet in the window, if it is TCP or UDP over this family.
+/// The packet in the window, if it is one of this family.
 #[inline(always)]
 pub(crate) fn parse<A: Family>(window: Window, l3: usize) -> Option<&'static Packet<A>> {
     let packet = A::parse(window, l3)?;

@@ -5,11 +5,9 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use lb_common::csum::{address_diff, fold};
-use lb_common::filter::SERVICE_ADDR;
-use lb_common::{Address, FrontendKey, Hook, Tuple, V4, V6, Verdict};
+use lb_common::{Address, Hook, Tuple, V4, V6, Verdict};
 
 use crate::family::Family;
-use crate::filter;
 use crate::packet::Packet;
 use crate::rewrite::RewriteFamily;
 
@@ -90,26 +88,19 @@ pub(crate) fn remember<A: FragmentFamily>(
     let _ = A::fragmented().insert(&key(packet, hook), &addresses, 0);
 }
 
-/// Gives a later fragment the addresses of the first.
+/// Gives a later fragment the addresses of the first; `None` if that was not
+/// seen here, or is not ours.
 #[inline(always)]
 pub(crate) fn later<A: FragmentFamily + RewriteFamily>(
     skb: *mut __sk_buff,
     packet: &Packet<A>,
     l3: usize,
     hook: Hook,
-) -> Verdict {
+) -> Option<Verdict> {
     // SAFETY: copied at once.
-    let Some(to) = unsafe { A::fragmented().get(&key(packet, hook)) }.copied() else {
-        // Nobody else can do anything with a piece of a Service's datagram.
-        let ours = matches!(hook, Hook::Ingress)
-            && filter::address(packet.tuple.dst) & SERVICE_ADDR != 0
-            && A::frontends().get_ptr(&FrontendKey::address(packet.tuple.dst)).is_some();
-        return if ours { Verdict::DroppedFragment } else { Verdict::Passed };
-    };
+    let to = unsafe { A::fragmented().get(&key(packet, hook)) }.copied()?;
     let from = &packet.tuple;
     let diff = address_diff(from.src, to.src) + address_diff(from.dst, to.dst);
-    match A::store_addresses(skb, l3, to.src, to.dst, u64::from(fold(diff))) {
-        Some(()) => to.verdict,
-        None => Verdict::DroppedRewrite,
-    }
+    let done = A::store_addresses(skb, l3, to.src, to.dst, u64::from(fold(diff)));
+    Some(if done.is_some() { to.verdict } else { Verdict::DroppedRewrite })
 }

@@ -3,7 +3,7 @@
 
 use lb_common::filter::{BACKEND, FRONTEND, NODE_ADDR, SERVICE_ADDR};
 use lb_common::flow::{TOUCH_INTERVAL, flag};
-use lb_common::{Direction, Flow, Frontend, FrontendKey, Tuple, Verdict, tcp};
+use lb_common::{BePort, Direction, Flow, Frontend, FrontendKey, Tuple, Verdict, tcp};
 
 use crate::family::{Family, port_number};
 use crate::flows::{self, Failure};
@@ -11,7 +11,7 @@ use crate::maps::LB_INTERFACES;
 use crate::packet::{Packet, TCP, UDP};
 use crate::select::Client;
 use crate::stats::Size;
-use crate::{clients, filter, globals, select, stats};
+use crate::{clients, filter, globals, select, service_addr, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -37,7 +37,9 @@ pub(crate) fn decide<A: Family>(
 ) -> Verdict {
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
-    if !concerns(packet, socket, address) || (arrival.other_host && !is_port(arrival.ifindex)) {
+    if !concerns(packet.tuple.dport, socket, address)
+        || (arrival.other_host && !is_port(arrival.ifindex))
+    {
         return Verdict::Passed;
     }
     if let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Ingress)
@@ -64,11 +66,8 @@ pub(crate) fn decide<A: Family>(
             };
         }
     }
-    if address & SERVICE_ADDR != 0 {
-        let key = FrontendKey::address(packet.tuple.dst);
-        if A::frontends().get_ptr(&key).is_some() {
-            return Verdict::RefusedUnknownPort;
-        }
+    if service_addr::is_cluster_ip(packet.tuple.dst, address) {
+        return Verdict::RefusedUnknownPort;
     }
     if socket & BACKEND != 0 {
         return direct(packet, arrival, to);
@@ -80,19 +79,20 @@ pub(crate) fn decide<A: Family>(
 /// link-layer address is another host's, or is for a device on top of this one
 /// (macvlan), which has the programs too.
 #[inline(always)]
-fn is_port(ifindex: u32) -> bool {
+pub(crate) fn is_port(ifindex: u32) -> bool {
     // SAFETY: one byte of a row that the agent replaces whole.
     unsafe { LB_INTERFACES.get(&ifindex) }.is_some_and(|interface| interface.port != 0)
 }
 
-/// The cheap test: can any map have something on this packet?
+/// The cheap test: can any map have something on a packet to this port, with
+/// what the filter says of its destination?
 #[inline(always)]
-pub(crate) fn concerns<A: Family>(packet: &Packet<A>, socket: u8, address: u8) -> bool {
+pub(crate) fn concerns(dport: BePort, socket: u8, address: u8) -> bool {
     if socket & (FRONTEND | BACKEND) != 0 || address & SERVICE_ADDR != 0 {
         return true;
     }
     let (min, max) = globals::snat_ports();
-    let port = port_number(packet.tuple.dport);
+    let port = port_number(dport);
     address & NODE_ADDR != 0 && port >= min && port <= max
 }
 

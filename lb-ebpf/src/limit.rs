@@ -1,6 +1,6 @@
-//! How many refusals are answered: a flood at a closed port must not become a
-//! flood of answers, perhaps to an address that never asked. What is beyond
-//! the limit is dropped, and counts as refused all the same.
+//! How many refusals and pings are answered: a flood at a closed port must not
+//! become a flood of answers, perhaps to an address that never asked. What is
+//! beyond the limit is dropped; a refusal counts as refused all the same.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
@@ -10,6 +10,16 @@ const INTERVAL: u64 = 1_000_000;
 /// and so many at once.
 const BURST: u64 = 1_000;
 
+/// What is answered: each has a limit of its own.
+#[derive(Clone, Copy)]
+#[repr(u32)]
+pub(crate) enum Answer {
+    /// A reset or an ICMP error.
+    Refusal = 0,
+    /// The answer to a ping.
+    Echo = 1,
+}
+
 /// Answers that this CPU may still give, and when that was worked out.
 #[repr(C)]
 struct Bucket {
@@ -18,12 +28,12 @@ struct Bucket {
 }
 
 #[map]
-static LB_REFUSALS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(1, 0);
+static LB_ANSWERS: PerCpuArray<Bucket> = PerCpuArray::with_max_entries(2, 0);
 
 /// Takes one answer from this CPU's bucket; `false` if it is empty.
 #[inline(always)]
-pub(crate) fn allows_answer(now: u64) -> bool {
-    let Some(bucket) = LB_REFUSALS.get_ptr_mut(0) else { return false };
+pub(crate) fn allows(answer: Answer, now: u64) -> bool {
+    let Some(bucket) = LB_ANSWERS.get_ptr_mut(answer as u32) else { return false };
     // SAFETY: a valid element of this CPU's array; nothing else borrows it.
     let bucket = unsafe { &mut *bucket };
     let earned = now.wrapping_sub(bucket.filled) / INTERVAL;

@@ -113,12 +113,12 @@ pub(crate) static LB_ASK_V4: PerCpuArray<Ask<V4>> = PerCpuArray::with_max_entrie
 /// Room for keys and rows of lookups that only new flows need.
 #[map]
 pub(crate) static LB_ASK_V6: PerCpuArray<Ask<V6>> = PerCpuArray::with_max_entries(1, 0);
-/// Room for what the parser found.
+/// Room for what the parser found, and for the packet that an ICMP error quotes.
 #[map]
-pub(crate) static LB_PACKET_V4: PerCpuArray<Packet<V4>> = PerCpuArray::with_max_entries(1, 0);
-/// Room for what the parser found.
+pub(crate) static LB_PACKET_V4: PerCpuArray<Packet<V4>> = PerCpuArray::with_max_entries(2, 0);
+/// Likewise.
 #[map]
-pub(crate) static LB_PACKET_V6: PerCpuArray<Packet<V6>> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static LB_PACKET_V6: PerCpuArray<Packet<V6>> = PerCpuArray::with_max_entries(2, 0);
 /// Room for the packet that an ICMP error quotes.
 #[map]
 pub(crate) static LB_QUOTE: PerCpuArray<[u64; 256]> = PerCpuArray::with_max_entries(1, 0);

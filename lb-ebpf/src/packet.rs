@@ -9,6 +9,9 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 pub(crate) const TCP: u8 = 6;
 /// IP protocol number of UDP.
 pub(crate) const UDP: u8 = 17;
+/// Stands for the protocol of a packet whose headers are cut off, or longer
+/// than we walk. (IANA reserves the number.)
+const UNKNOWN: u8 = 255;
 
 /// EtherType of IPv4, as it stands in memory.
 pub(crate) const ETHERTYPE_V4: u16 = 0x0800_u16.to_be();
@@ -60,11 +63,12 @@ pub(crate) enum Fragment {
 /// What the pipeline needs to know of a packet.
 #[derive(Clone, Copy)]
 pub(crate) struct Packet<A> {
-    /// Addresses and ports; ports are 0 in a later fragment.
+    /// Addresses and ports; ports are 0 in a later fragment, and where the
+    /// protocol has none.
     pub(crate) tuple: Tuple<A>,
-    /// TCP or UDP.
+    /// IP protocol number.
     pub(crate) proto: u8,
-    /// TCP header flags; 0 for UDP.
+    /// TCP header flags; 0 for other protocols.
     pub(crate) flags: u8,
     /// Fragment position.
     pub(crate) fragment: Fragment,
@@ -75,6 +79,14 @@ pub(crate) struct Packet<A> {
     /// Length of the IP packet in bytes, by its header: a link may have padded
     /// the frame.
     pub(crate) len: u32,
+}
+
+impl<A> Packet<A> {
+    /// Whether it is TCP or UDP: what Services are made of.
+    #[inline(always)]
+    pub(crate) fn has_ports(&self) -> bool {
+        self.proto == TCP || self.proto == UDP
+    }
 }
 
 /// The parts of a TCP header that matter here (RFC 9293 section 3.1). One
@@ -101,7 +113,7 @@ pub(crate) struct UdpHeader {
     pub(crate) checksum: u16,
 }
 
-/// Reads ports and TCP flags into the packet.
+/// Reads ports and TCP flags into a packet whose protocol has them.
 #[inline(always)]
 fn transport<A: Address>(window: Window, packet: &mut Packet<A>) -> Option<()> {
     if packet.proto == TCP {
@@ -111,7 +123,7 @@ fn transport<A: Address>(window: Window, packet: &mut Packet<A>) -> Option<()> {
         packet.flags = header.flags;
         packet.tuple.sport = BePort(header.sport);
         packet.tuple.dport = BePort(header.dport);
-    } else {
+    } else if packet.proto == UDP {
         let header = window.at::<UdpHeader>(packet.l4)?;
         // SAFETY: as above.
         let header = unsafe { &*header };
@@ -153,8 +165,8 @@ struct AddressPair<A> {
     dst: A,
 }
 
-/// A TCP or UDP packet over IPv4 whose IP header begins at `l3`; `None` for
-/// everything else, malformed headers included: those are not ours.
+/// A packet over IPv4 whose IP header begins at `l3`; `None` if the stack would
+/// not take it for one.
 #[inline(always)]
 pub(crate) fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
     const LENGTH: usize = 2;
@@ -174,9 +186,6 @@ pub(crate) fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
         return None;
     }
     let proto = window.read::<u8>(l3 + PROTOCOL)?;
-    if proto != TCP && proto != UDP {
-        return None;
-    }
     let addresses = window.read::<AddressPair<V4>>(l3 + V4_ADDRESSES)?;
     let fragment = u16::from_be(window.read::<u16>(l3 + FRAGMENT)?);
     let mut packet = Packet {
@@ -198,8 +207,8 @@ pub(crate) fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
         packet.fragment =
             if fragment & FRAGMENT_OFFSET == 0 { Fragment::First } else { Fragment::Later };
     }
-    if packet.fragment != Fragment::Later {
-        transport(window, &mut packet)?;
+    if packet.fragment != Fragment::Later && transport(window, &mut packet).is_none() {
+        packet.proto = UNKNOWN;
     }
     Some(packet)
 }
@@ -237,12 +246,12 @@ pub(crate) fn parse_v6(window: Window, l3: usize) -> Option<Packet<V6>> {
     for _ in 0..MAX_EXTENSION_HEADERS {
         match packet.proto {
             HOP_BY_HOP | ROUTING | DESTINATION => {
-                let [next, units] = window.read::<[u8; 2]>(packet.l4)?;
+                let [next, units] = window.read(packet.l4).unwrap_or([UNKNOWN, 0]);
                 packet.proto = next;
                 packet.l4 += (usize::from(units) + 1) * 8;
             }
             FRAGMENT => {
-                let header = window.read::<[u8; 8]>(packet.l4)?;
+                let header = window.read(packet.l4).unwrap_or([UNKNOWN, 0, 0, 0, 0, 0, 0, 0]);
                 let offset = u16::from_be_bytes([header[2], header[3]]);
                 packet.proto = header[0];
                 packet.l4 += 8;
@@ -259,11 +268,8 @@ pub(crate) fn parse_v6(window: Window, l3: usize) -> Option<Packet<V6>> {
             _ => break,
         }
     }
-    if packet.proto != TCP && packet.proto != UDP {
-        return None;
-    }
-    if packet.fragment != Fragment::Later {
-        transport(window, &mut packet)?;
+    if packet.fragment != Fragment::Later && transport(window, &mut packet).is_none() {
+        packet.proto = UNKNOWN;
     }
     Some(packet)
 }

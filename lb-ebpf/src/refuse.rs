@@ -1,5 +1,6 @@
 //! Turns a packet into the answer that refuses it: a TCP reset, or an ICMP
-//! port unreachable that quotes the packet.
+//! port unreachable that quotes the packet. Other protocols than TCP get that
+//! too, whether or not they have ports, as from nftables.
 //!
 //! TCP gets a reset in both families because Linux takes an ICMPv6 error
 //! during connect for a soft one and goes on trying.
@@ -10,12 +11,12 @@ use lb_common::csum::fold;
 use lb_common::{Address, Tuple, V4, V6, tcp};
 
 use crate::family::Family;
-use crate::packet::{Packet, TCP};
-use crate::quote;
+use crate::packet::{Packet, TCP, UDP};
 use crate::rewrite::{TCP_CHECKSUM, UDP_CHECKSUM, store};
+use crate::{icmp, quote};
 
 /// Time to live of what we send: the recommended default (RFC 1700).
-const TTL: u8 = 64;
+pub(crate) const TTL: u8 = 64;
 
 /// What differs between the families in an answer.
 pub(crate) trait RefuseFamily: Family {
@@ -23,6 +24,8 @@ pub(crate) trait RefuseFamily: Family {
     const HEADER_LEN: usize;
     /// IP protocol number of ICMP.
     const ICMP: u8;
+    /// Whether the checksum of ICMP covers a pseudo-header.
+    const ICMP_HAS_PSEUDO_HEADER: bool;
     /// Type and code of "port unreachable".
     const PORT_UNREACHABLE: [u8; 2];
     /// Bytes of the original packet that an error may quote.
@@ -61,6 +64,7 @@ fn pseudo_header<A: Address>(tuple: &Tuple<A>, proto: u8, len: u16) -> u64 {
 impl RefuseFamily for V4 {
     const HEADER_LEN: usize = 20;
     const ICMP: u8 = 1;
+    const ICMP_HAS_PSEUDO_HEADER: bool = false;
     /// RFC 792: destination unreachable, port unreachable.
     const PORT_UNREACHABLE: [u8; 2] = [3, 3];
     const QUOTE_MAX: u32 = lb_common::limits::QUOTE_MAX_V4;
@@ -103,6 +107,7 @@ impl RefuseFamily for V4 {
 impl RefuseFamily for V6 {
     const HEADER_LEN: usize = 40;
     const ICMP: u8 = 58;
+    const ICMP_HAS_PSEUDO_HEADER: bool = true;
     /// RFC 4443 section 3.1.
     const PORT_UNREACHABLE: [u8; 2] = [1, 4];
     const QUOTE_MAX: u32 = lb_common::limits::QUOTE_MAX_V6;
@@ -149,7 +154,7 @@ pub(crate) fn answer<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l
 
 /// Sends the frame back where it came from.
 #[inline(always)]
-fn swap_macs(skb: *mut __sk_buff, l3: usize) -> Option<()> {
+pub(crate) fn swap_macs(skb: *mut __sk_buff, l3: usize) -> Option<()> {
     if l3 == 0 {
         return Some(());
     }
@@ -219,7 +224,6 @@ fn reset<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usize) ->
 /// The ICMP error that quotes as much of the packet as it may.
 #[inline(always)]
 fn unreachable<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usize) -> Option<()> {
-    const ICMP_LEN: usize = 8;
     // SAFETY: the kernel keeps the context valid during the run.
     let present = unsafe { (*skb).len }.wrapping_sub(l3 as u32);
     let len = packet.len;
@@ -231,17 +235,19 @@ fn unreachable<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usi
     // A device that completes the checksum of the packet as it was writes to
     // an unused field of the error, where it must find the pseudo-header's sum
     // to leave a valid message; and it counts on the header's place.
-    let partial = is_partial(skb, packet.l4 + UDP_CHECKSUM)?;
+    // (Other protocols have no such checksums, but SCTP, which no link that
+    // packets come in by leaves open.)
+    let partial = packet.proto == UDP && is_partial(skb, packet.l4 + UDP_CHECKSUM)?;
     if partial && packet.l4 != l4 {
         return None;
     }
-    let total = l4 as u32 + ICMP_LEN as u32 + len;
+    let total = l4 as u32 + icmp::HEADER_LEN as u32 + len;
     // SAFETY: the context is valid; the helper checks the length.
     if unsafe { bpf_skb_change_tail(skb, total, 0) } != 0 {
         return None;
     }
     swap_macs(skb, l3)?;
-    let icmp_len = ICMP_LEN as u16 + len as u16;
+    let icmp_len = icmp::HEADER_LEN as u16 + len as u16;
     A::store_header(skb, l3, &to, A::ICMP, icmp_len)?;
     let [kind, code] = A::PORT_UNREACHABLE;
     let start = u16::from_ne_bytes([kind, code]);
@@ -249,5 +255,5 @@ fn unreachable<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usi
     let unused = if partial { fold(pseudo) } else { 0 };
     let sum = u64::from(start) + u64::from(unused) + quoted + pseudo;
     store(skb, l4, &[start, !fold(sum), 0, unused], 0)?;
-    quote::put(skb, l4 + ICMP_LEN, len)
+    quote::put(skb, l4 + icmp::HEADER_LEN, len)
 }

@@ -10,14 +10,15 @@ use lb_common::{Hook, Tuple, V4, V6, Verdict};
 use crate::egress::{self, Departure};
 use crate::family::{self, Family};
 use crate::fragments::{self, FragmentFamily};
+use crate::icmp::{self, IcmpFamily};
+use crate::icmp_quote::QuoteFamily;
 use crate::ingress::{self, Arrival};
-use crate::limit;
+use crate::limit::{self, Answer};
 use crate::log;
 use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Window};
-use crate::refuse::{self, RefuseFamily};
 use crate::rewrite::{self, RewriteFamily};
-use crate::sockets;
 use crate::stats::{self, Size};
+use crate::{filter, portless, refuse, service_addr, sockets};
 
 /// Lets programs behind ours and the qdisc go on: `TC_ACT_UNSPEC`, which tcx
 /// calls `TCX_NEXT`.
@@ -31,7 +32,7 @@ const LINEAR: u32 = 14 + 40 + 60 + 20;
 const PACKET_OTHERHOST: u32 = 3;
 
 /// What both families need, to write the hooks once.
-trait TcFamily: Family + RewriteFamily + RefuseFamily + FragmentFamily {}
+trait TcFamily: Family + RewriteFamily + FragmentFamily + IcmpFamily + QuoteFamily {}
 
 impl TcFamily for V4 {}
 impl TcFamily for V6 {}
@@ -112,8 +113,9 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let Some(packet) = family::parse::<A>(window(ctx), L3) else {
         return finish(Hook::Ingress, Verdict::Passed);
     };
-    if packet.fragment == Fragment::Later {
-        return finish(Hook::Ingress, fragments::later(skb(ctx), packet, L3, Hook::Ingress));
+    if packet.fragment == Fragment::Later && packet.has_ports() {
+        let verdict = fragments::later(skb(ctx), packet, L3, Hook::Ingress);
+        return finish(Hook::Ingress, verdict.unwrap_or_else(|| stray_fragment(packet)));
     }
     // SAFETY: the kernel keeps the context valid during the run.
     let ifindex = unsafe { (*skb(ctx)).ifindex };
@@ -121,17 +123,46 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let other_host = L3 != 0 && unsafe { (*skb(ctx)).pkt_type } == PACKET_OTHERHOST;
     let arrival = Arrival { ifindex, now: now(), size: size(ctx, packet, L3), other_host };
     let mut to = packet.tuple;
-    let verdict = ingress::decide(packet, &arrival, &mut to);
+    let verdict = if packet.has_ports() {
+        ingress::decide(packet, &arrival, &mut to)
+    } else {
+        portless::ingress(skb(ctx), packet, L3, arrival.now)
+    };
     if verdict.is_refusal() {
         stats::verdict(Hook::Ingress, verdict);
-        return if limit::allows_answer(arrival.now) && refuse::answer(skb(ctx), packet, L3) {
-            // SAFETY: the answer goes out where the packet came in.
-            unsafe { bpf_redirect(ifindex, 0) as i32 }
-        } else {
-            TC_ACT_SHOT
-        };
+        let answers = limit::allows(Answer::Refusal, arrival.now);
+        return send_back(ifindex, answers && refuse::answer(skb(ctx), packet, L3));
+    }
+    if verdict == Verdict::EchoAnswered {
+        let done = icmp::reply(skb(ctx), packet, L3).is_some();
+        stats::verdict(Hook::Ingress, if done { verdict } else { Verdict::DroppedRewrite });
+        return send_back(ifindex, done);
     }
     finish(Hook::Ingress, apply(ctx, packet, &to, verdict, L3, Hook::Ingress))
+}
+
+/// Sends the answer that the packet has become out where the packet came in;
+/// drops the packet if it has become none.
+#[inline(always)]
+fn send_back(ifindex: u32, is_answer: bool) -> i32 {
+    if is_answer {
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_redirect(ifindex, 0) as i32 }
+    } else {
+        TC_ACT_SHOT
+    }
+}
+
+/// The verdict on a later fragment whose first was not seen: nobody else can
+/// do anything with a piece of a Service's datagram.
+#[inline(always)]
+fn stray_fragment<A: TcFamily>(packet: &Packet<A>) -> Verdict {
+    let dst = packet.tuple.dst;
+    if service_addr::is_cluster_ip(dst, filter::address(dst)) {
+        Verdict::DroppedFragment
+    } else {
+        Verdict::Passed
+    }
 }
 
 /// The egress hook.
@@ -149,12 +180,20 @@ fn egress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let Some(packet) = family::parse::<A>(window(ctx), L3) else {
         return finish(Hook::Egress, Verdict::Passed);
     };
-    if packet.fragment == Fragment::Later {
-        return finish(Hook::Egress, fragments::later(skb(ctx), packet, L3, Hook::Egress));
-    }
     // SAFETY: the kernel keeps the context valid during the run.
     let ifindex = unsafe { (*skb(ctx)).ifindex };
-    let departure = Departure { ifindex, now: now(), size: size(ctx, packet, L3) };
+    // SAFETY: as above.
+    let turns_back = unsafe { (*skb(ctx)).ingress_ifindex } == ifindex;
+    if !packet.has_ports() {
+        return finish(Hook::Egress, portless::egress(skb(ctx), packet, L3, turns_back));
+    }
+    if packet.fragment == Fragment::Later {
+        let verdict = fragments::later(skb(ctx), packet, L3, Hook::Egress);
+        let stray = || service_addr::leaving(packet.tuple.dst, turns_back);
+        return finish(Hook::Egress, verdict.unwrap_or_else(stray));
+    }
+    let size = size(ctx, packet, L3);
+    let departure = Departure { ifindex, turns_back, now: now(), size };
     let mut to = packet.tuple;
     let verdict = egress::decide(packet, &departure, &mut to, |tuple| {
         sockets::has_socket(skb(ctx).cast(), tuple, packet.proto)

@@ -77,9 +77,12 @@ fn decide<A: XdpFamily>(ctx: &XdpContext, window: Window) -> (Verdict, u32) {
     let Some(packet) = family::parse::<A>(window, ETHERNET) else {
         return to_stack(Verdict::Passed);
     };
+    if !packet.has_ports() {
+        return to_stack(Verdict::Passed);
+    }
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
-    if !ingress::concerns(packet, socket, address) {
+    if !ingress::concerns(packet.tuple.dport, socket, address) {
         return to_stack(Verdict::Passed);
     }
     match ours(ctx, window, packet, socket) {

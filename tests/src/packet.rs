@@ -22,7 +22,6 @@ mod icmp;
 mod parse;
 
 pub use check::{checksum_fault, outer_checksum_fault, rfc1071};
-pub use icmp::echo_request;
 pub use parse::{Layer4, Parsed, parse};
 
 /// Source and destination of an Ethernet frame.
@@ -61,6 +60,20 @@ pub enum Transport {
         /// False leaves the field zero (RFC 768: none computed).
         checksum: bool,
     },
+    /// An ICMP message, of the addresses' family.
+    Icmp {
+        /// Type.
+        kind: u8,
+        /// Code.
+        code: u8,
+        /// What follows the checksum.
+        rest: [u8; 4],
+    },
+    /// Another protocol: only the payload.
+    Other {
+        /// IP protocol number.
+        number: u8,
+    },
 }
 
 /// An IPv6 extension header.
@@ -83,7 +96,7 @@ pub struct Fragment {
     pub id: u16,
 }
 
-/// A TCP or UDP packet.
+/// A packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// None: the frame begins with the IP header.
@@ -104,7 +117,7 @@ pub struct Packet {
     pub extensions: Vec<Extension>,
     /// Set for a fragment.
     pub fragment: Option<Fragment>,
-    /// TCP or UDP.
+    /// TCP, UDP, or what has no ports; those of the addresses are then 0.
     pub transport: Transport,
     /// What it carries.
     pub payload: Vec<u8>,
@@ -185,6 +198,9 @@ impl Packet {
         match self.transport {
             Transport::Tcp { .. } => 6,
             Transport::Udp { .. } => 17,
+            Transport::Icmp { .. } if self.src.is_ipv4() => 1,
+            Transport::Icmp { .. } => 58,
+            Transport::Other { number } => number,
         }
     }
 
@@ -192,7 +208,7 @@ impl Packet {
     pub const fn tcp_flags(&self) -> u8 {
         match self.transport {
             Transport::Tcp { flags, .. } => flags,
-            Transport::Udp { .. } => 0,
+            Transport::Udp { .. } | Transport::Icmp { .. } | Transport::Other { .. } => 0,
         }
     }
 
@@ -296,7 +312,7 @@ impl Packet {
         out
     }
 
-    /// TCP or UDP header with checksum, and payload.
+    /// Transport header with checksum, and payload.
     fn segment(&self) -> Vec<u8> {
         let mut out = match &self.transport {
             Transport::Tcp { flags, seq, ack, options } => {
@@ -313,16 +329,19 @@ impl Packet {
                 let (source_port, destination_port) = (self.src.port(), self.dst.port());
                 UdpHeader { source_port, destination_port, length, checksum: 0 }.to_bytes().to_vec()
             }
+            Transport::Icmp { kind, code, rest } => [&[*kind, *code, 0, 0], &rest[..]].concat(),
+            Transport::Other { .. } => Vec::new(),
         };
         out.extend(&self.payload);
         let sum = check::transport_checksum(self.src.ip(), self.dst.ip(), self.proto(), &out);
         match self.transport {
+            Transport::Icmp { .. } => out[2..4].copy_from_slice(&sum.to_be_bytes()),
             Transport::Tcp { .. } => out[16..18].copy_from_slice(&sum.to_be_bytes()),
             Transport::Udp { checksum: true } => {
                 let sum = if sum == 0 { 0xffff } else { sum };
                 out[6..8].copy_from_slice(&sum.to_be_bytes());
             }
-            Transport::Udp { checksum: false } => {}
+            Transport::Udp { checksum: false } | Transport::Other { .. } => {}
         }
         out
     }

@@ -35,6 +35,7 @@ mod random;
 mod rows;
 
 pub use case::{Case, Step};
+use context::Context;
 pub use family::Family;
 pub use random::Random;
 pub use rows::{Installed, ServiceSpec};
@@ -254,18 +255,12 @@ impl Rig {
     /// That the program counts exactly one verdict, of its own hook, is checked
     /// each time.
     pub fn run(&mut self, prog: Prog, ifindex: u32, frame: &[u8]) -> Outcome {
-        self.run_gso(prog, ifindex, frame, context::Gso::default())
+        self.run_in(prog, ifindex, frame, Context::default())
     }
 
-    /// Like [`Rig::run`], for a packet that the device will cut into segments.
-    pub fn run_gso(
-        &mut self,
-        prog: Prog,
-        ifindex: u32,
-        frame: &[u8],
-        gso: context::Gso,
-    ) -> Outcome {
-        let (action, frame) = self.try_run(prog, ifindex, frame, gso).unwrap_or_else(|error| {
+    /// Like [`Rig::run`], with what the kernel knows of the packet.
+    pub fn run_in(&mut self, prog: Prog, ifindex: u32, frame: &[u8], context: Context) -> Outcome {
+        let (action, frame) = self.try_run(prog, ifindex, frame, context).unwrap_or_else(|error| {
             panic!("run {} on {} bytes: {error}", prog.name(), frame.len())
         });
         let before = std::mem::take(&mut self.seen);
@@ -287,7 +282,7 @@ impl Rig {
     /// Runs a program and leaves the counters alone: for long series, which
     /// check them by [`Rig::take_verdicts`].
     pub fn run_uncounted(&self, prog: Prog, ifindex: u32, frame: &[u8]) -> (u32, Vec<u8>) {
-        self.try_run(prog, ifindex, frame, context::Gso::default())
+        self.try_run(prog, ifindex, frame, Context::default())
             .unwrap_or_else(|error| panic!("run {} on {} bytes: {error}", prog.name(), frame.len()))
     }
 
@@ -296,13 +291,13 @@ impl Rig {
         prog: Prog,
         ifindex: u32,
         frame: &[u8],
-        gso: context::Gso,
+        context: Context,
     ) -> Result<(u32, Vec<u8>), aya::programs::ProgramError> {
         let mut out = vec![0; frame.len() + 256];
         let context = if prog == Prog::Xdp {
             context::xdp_md(ifindex, frame.len())
         } else {
-            context::sk_buff(ifindex, gso)
+            context::sk_buff(ifindex, context)
         };
         let options = TestRunOptions {
             data_in: Some(frame),

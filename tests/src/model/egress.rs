@@ -20,6 +20,9 @@ impl Model {
             return Fate::Rewritten(verdict, vec![(Choice::Exactly(run.front), run.client)]);
         }
         let Some(index) = self.reverse.get(&(proto, dst, src)).copied() else {
+            if self.addresses.contains(&dst.ip()) {
+                return Fate::Dropped(Verdict::DroppedLoop);
+            }
             return Fate::Unchanged(Verdict::Passed);
         };
         let run = &self.runs[index];

@@ -21,12 +21,13 @@ pub fn rfc1071(parts: &[&[u8]]) -> u16 {
     !u16::try_from(sum).expect("folded")
 }
 
-/// The checksum of a TCP segment, UDP datagram or ICMPv6 message. Over a
+/// The checksum of a TCP segment, UDP datagram, ICMP or ICMPv6 message. Over a
 /// segment that holds its checksum the result is 0 if that is right.
 pub(super) fn transport_checksum(src: IpAddr, dst: IpAddr, proto: u8, segment: &[u8]) -> u16 {
     let len = u32::try_from(segment.len()).expect("a packet").to_be_bytes();
     let tail = [0, 0, 0, proto];
     match (src, dst) {
+        (IpAddr::V4(_), IpAddr::V4(_)) if proto == 1 => rfc1071(&[segment]),
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             rfc1071(&[&src.octets(), &dst.octets(), &tail, &len, segment])
         }

@@ -1,26 +1,45 @@
-//! ICMP messages, for packets that are not a Service's.
+//! ICMP messages.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use etherparse::PacketBuilder;
+use super::{Packet, Transport};
 
-use super::Macs;
+impl Packet {
+    /// An ICMP message without a body.
+    pub fn icmp(src: IpAddr, dst: IpAddr, kind: u8, code: u8, rest: [u8; 4]) -> Self {
+        let (src, dst) = (SocketAddr::new(src, 0), SocketAddr::new(dst, 0));
+        Self::new(src, dst, Transport::Icmp { kind, code, rest })
+    }
 
-/// A ping with a few bytes.
-pub fn echo_request(macs: Macs, src: IpAddr, dst: IpAddr) -> Vec<u8> {
-    let mut out = Vec::new();
-    let builder = PacketBuilder::ethernet2(macs.src, macs.dst);
-    let written = match (src, dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => builder
-            .ipv4(src.octets(), dst.octets(), 64)
-            .icmpv4_echo_request(7, 1)
-            .write(&mut out, b"ping"),
-        (IpAddr::V6(src), IpAddr::V6(dst)) => builder
-            .ipv6(src.octets(), dst.octets(), 64)
-            .icmpv6_echo_request(7, 1)
-            .write(&mut out, b"ping"),
-        (src, dst) => panic!("{src} and {dst} are not of one family"),
-    };
-    written.expect("a vector takes every write");
-    out
+    /// A ping.
+    pub fn ping(src: IpAddr, dst: IpAddr) -> Self {
+        let kind = if src.is_ipv4() { 8 } else { 128 };
+        Self::icmp(src, dst, kind, 0, [0x4c, 0x42, 0, 1]).payload(b"ping, and more of it")
+    }
+
+    /// The answer to [`Packet::ping`], as a host sends it.
+    #[must_use]
+    pub fn pong(&self) -> Self {
+        let mut pong = Self { ttl: 64, macs: self.macs.map(super::Macs::reversed), ..self.clone() };
+        (pong.src, pong.dst) = (self.dst, self.src);
+        if let Transport::Icmp { kind, .. } = &mut pong.transport {
+            *kind = if self.src.is_ipv4() { 0 } else { 129 };
+        }
+        pong
+    }
+
+    /// An error with a quote: the first `most` bytes of `about` from its IP
+    /// header on, or all of it.
+    #[must_use]
+    pub fn quoting(self, about: &Self, most: usize) -> Self {
+        let mut quote = Self { macs: None, ..about.clone() }.bytes();
+        quote.truncate(most);
+        self.payload(&quote)
+    }
+
+    /// A packet of another protocol.
+    pub fn other(src: IpAddr, dst: IpAddr, number: u8) -> Self {
+        let (src, dst) = (SocketAddr::new(src, 0), SocketAddr::new(dst, 0));
+        Self::new(src, dst, Transport::Other { number }).payload(&[0x5a; 24])
+    }
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::tcp::flag;
 
+use super::context::Context;
 use super::net::Port;
 use super::{Outcome, Prog, Rig};
 use crate::packet::{Macs, Packet, checksum_fault};
@@ -115,6 +116,14 @@ impl Case {
         self.step(rig, self.egress(), by, self.on_link(packet, by.leaving()))
     }
 
+    /// A packet that leaves by the interface that it came in by.
+    pub fn turn_back(self, rig: &mut Rig, by: Port, packet: &Packet) -> Step {
+        let packet = self.on_link(packet, by.leaving());
+        let came = Context { came_by: by.index, ..Context::default() };
+        let outcome = rig.run_in(self.egress(), by.index, &packet.bytes(), came);
+        Step { case: self, prog: self.egress(), packet, outcome }
+    }
+
     /// A test run wants a whole IP header behind its first 14 bytes, whatever
     /// those are: packets without a MAC header are padded to have it.
     fn on_link(self, packet: &Packet, macs: Macs) -> Packet {
@@ -172,6 +181,17 @@ impl Step {
         let expected = self.packet.clone().from(src).to(dst).bytes();
         let same = self.outcome.frame == expected;
         assert!(same, "{}\nnot {src} to {dst}: {}", self.describe(), hex(&expected));
+    }
+
+    /// The packet goes on under this verdict as this one, on the same link.
+    #[track_caller]
+    pub fn turned_into(&self, verdict: Verdict, packet: &Packet) {
+        assert_eq!(self.outcome.verdict, verdict, "{}", self.describe());
+        assert!(self.outcome.passes(self.prog), "{}", self.describe());
+        let (macs, padding) = (self.packet.macs, self.packet.padding);
+        let expected = Packet { macs, padding, ..packet.clone() }.bytes();
+        let same = self.outcome.frame == expected;
+        assert!(same, "{}\nnot {}", self.describe(), hex(&expected));
     }
 
     /// [`Verdict::Forwarded`] to a backend, the source untouched.

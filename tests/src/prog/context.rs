@@ -12,15 +12,26 @@ pub struct Gso {
     pub wire_len: u32,
 }
 
+/// What the kernel knows of a packet beside its bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// Interface that a packet which leaves came in by; 0 if it began here.
+    pub came_by: u32,
+    /// How it will be cut.
+    pub gso: Gso,
+}
+
 const SK_BUFF_LEN: usize = 192;
+const SK_BUFF_INGRESS_IFINDEX: usize = 36;
 const SK_BUFF_IFINDEX: usize = 40;
 const SK_BUFF_WIRE_LEN: usize = 160;
 const SK_BUFF_GSO_SEGS: usize = 164;
 const SK_BUFF_GSO_SIZE: usize = 176;
 
 /// A `struct __sk_buff`.
-pub(super) fn sk_buff(ifindex: u32, gso: Gso) -> Vec<u8> {
+pub(super) fn sk_buff(ifindex: u32, Context { came_by, gso }: Context) -> Vec<u8> {
     let mut bytes = vec![0; SK_BUFF_LEN];
+    put(&mut bytes, SK_BUFF_INGRESS_IFINDEX, came_by);
     put(&mut bytes, SK_BUFF_IFINDEX, ifindex);
     put(&mut bytes, SK_BUFF_WIRE_LEN, gso.wire_len);
     put(&mut bytes, SK_BUFF_GSO_SEGS, gso.segments);

@@ -255,7 +255,7 @@ impl Rig {
         Segment { base, len }
     }
 
-    /// Adds a frontend row, and for a ClusterIP the row of its address.
+    /// Adds a frontend row, and the row of its address unless that is a node's.
     pub fn add_frontend(&mut self, addr: SocketAddr, proto: u8, frontend: Frontend) {
         self.flag_socket(addr, proto, filter::FRONTEND);
         let mut rows = vec![(addr.port(), proto, frontend)];
@@ -350,8 +350,10 @@ impl Rig {
             self.set_array(names::MAP_FILTER, word, 0_u64);
         }
         (self.next_service, self.next_backend, self.next_slot) = (FIRST_SERVICE, 0, 0);
-        // As at boot: a full bucket of answers to refused packets.
-        self.zero_per_cpu("LB_REFUSALS", 0, [0_u64; 2]);
+        // As at boot: full buckets of answers to refused packets and to pings.
+        for answer in 0..2 {
+            self.zero_per_cpu("LB_ANSWERS", answer, [0_u64; 2]);
+        }
         for port in net::PORTS {
             self.set_interface(port.index, port.row());
             for ip in [port.address(IpAddr::from([0; 4])), port.address(IpAddr::from([0; 16]))] {

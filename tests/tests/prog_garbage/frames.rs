@@ -12,6 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 pub(crate) struct World {
     /// Addresses that a packet of ours has as its source or destination.
     pub(crate) ours: BTreeSet<IpAddr>,
+    /// Those that are a Service's as a whole.
+    pub(crate) services: BTreeSet<IpAddr>,
     clients: Vec<SocketAddr>,
     fronts: Vec<SocketAddr>,
     backends: Vec<SocketAddr>,
@@ -21,6 +23,7 @@ pub(crate) struct World {
 pub(crate) fn world(rig: &mut Rig) -> World {
     let mut world = World {
         ours: BTreeSet::new(),
+        services: BTreeSet::new(),
         clients: Vec::new(),
         fronts: Vec::new(),
         backends: Vec::new(),
@@ -42,6 +45,7 @@ pub(crate) fn world(rig: &mut Rig) -> World {
         }
         world.clients.extend([case.pod(1, 20, 4000), case.outside(7, 4000), backends[0]]);
         world.fronts.extend([vip, empty, case.vip(1, 81), node]);
+        world.services.extend([vip.ip(), empty.ip()]);
         world.backends.extend(backends);
         world.ours.extend(PORTS.map(|port| case.node(port, 0).ip()));
     }
@@ -105,6 +109,29 @@ fn plausible(random: &mut Random, world: &World) -> Packet {
     packet
 }
 
+/// What has no ports: an error about a packet of ours, a ping, or a protocol
+/// that no Service has.
+fn portless(random: &mut Random, world: &World) -> Packet {
+    let about = plausible(random, world);
+    let (src, dst) = (about.src.ip(), about.dst.ip());
+    match random.below(8) {
+        0 => Packet::ping(src, dst),
+        1 => {
+            let number = u8::try_from(random.below(256)).expect("a byte");
+            Packet { transport: Transport::Other { number }, ..about }
+        }
+        way => {
+            let kind = random.pick(&[1, 2, 3, 3, 4, 11, 12]);
+            let from = if way < 5 { dst } else { random.pick(&world.clients).ip() };
+            let from = if from.is_ipv4() == src.is_ipv4() { from } else { dst };
+            let most = if random.one_in(2) { random.below(90) } else { 1200 };
+            let plain = Packet { vlans: Vec::new(), padding: 0, ..about.clone() };
+            let error = Packet::icmp(from, src, kind, 0, [0, 0, 5, 0]).quoting(&plain, most);
+            Packet { padding: about.padding, vlans: about.vlans, ..error }
+        }
+    }
+}
+
 /// A frame: noise, a header with noise behind it, or a packet of ours with
 /// wrong bytes, missing bytes or both.
 pub(crate) fn frame(random: &mut Random, world: &World, l3: bool) -> Vec<u8> {
@@ -125,7 +152,8 @@ pub(crate) fn frame(random: &mut Random, world: &World, l3: bool) -> Vec<u8> {
             bytes
         }
         kind => {
-            let mut packet = plausible(random, world);
+            let mut packet =
+                if random.one_in(3) { portless(random, world) } else { plausible(random, world) };
             if !l3 {
                 packet = packet.macs(random.pick(&PORTS).entering());
             }

@@ -5,33 +5,54 @@ use crate::frames::World;
 use lb_tests::packet::{outer_checksum_fault, rfc1071};
 use lb_tests::prog::{Prog, action};
 use std::net::IpAddr;
+use std::ops::Range;
 
-/// Where the IP header of a TCP or UDP packet is and what the packet says:
-/// none for all else. By the standards, not by our parser.
-struct Layers {
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// Where an IP header is, and its addresses.
+#[derive(Clone, Copy)]
+struct Network {
     v6: bool,
     src: IpAddr,
     dst: IpAddr,
     ip: usize,
-    /// Where the transport header begins, unless in a later fragment.
-    transport: Option<usize>,
-    tcp: bool,
 }
 
-fn layers(frame: &[u8], ethernet: bool) -> Option<Layers> {
+/// What follows an IP header.
+struct Layers {
+    network: Network,
+    proto: u8,
+    /// Where the transport header begins, unless in a later fragment.
+    transport: Option<usize>,
+}
+
+fn network(frame: &[u8], ethernet: bool) -> Option<Network> {
     let ip = if ethernet { 14 } else { 0 };
-    let v6 = match frame.get(12..14)? {
-        [0x08, 0x00] => false,
-        [0x86, 0xdd] => true,
-        _ => return None,
-    };
-    let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    match frame.get(12..14)? {
+        [0x08, 0x00] => network_at(frame, ip, false),
+        [0x86, 0xdd] => network_at(frame, ip, true),
+        _ => None,
+    }
+}
+
+fn network_at(frame: &[u8], ip: usize, v6: bool) -> Option<Network> {
     let header = frame.get(ip..)?;
-    if v6 {
-        let header = header.get(..40)?;
-        let address = |at: usize| <[u8; 16]>::try_from(&header[at..at + 16]).map(IpAddr::from);
-        let (src, dst) = (address(8).ok()?, address(24).ok()?);
-        let (mut next, mut at, mut later) = (header[6], ip + 40, false);
+    let (src, dst) = if v6 {
+        let address = |at: usize| <[u8; 16]>::try_from(header.get(at..at + 16)?).ok();
+        (address(8)?.into(), address(24)?.into())
+    } else {
+        let address = |at: usize| <[u8; 4]>::try_from(header.get(at..at + 4)?).ok();
+        (address(12)?.into(), address(16)?.into())
+    };
+    Some(Network { v6, src, dst, ip })
+}
+
+fn layers(frame: &[u8], network: Network) -> Option<Layers> {
+    let word = |at: usize| Some(u16::from_be_bytes([*frame.get(at)?, *frame.get(at + 1)?]));
+    let ip = network.ip;
+    if network.v6 {
+        let (mut next, mut at, mut later) = (*frame.get(ip + 6)?, ip + 40, false);
         while matches!(next, 0 | 43 | 44 | 60) && !later {
             if next == 44 {
                 later = word(at + 2)? & 0xfff8 != 0;
@@ -42,51 +63,72 @@ fn layers(frame: &[u8], ethernet: bool) -> Option<Layers> {
                 at += 8 * (1 + usize::from(*frame.get(at + 1)?));
             }
         }
-        let tcp = next == 6;
-        let transport = (!later).then_some(at);
-        return (tcp || next == 17).then_some(Layers { v6, src, dst, ip, transport, tcp });
+        return Some(Layers { network, proto: next, transport: (!later).then_some(at) });
     }
-    let header = header.get(..20)?;
-    let address = |at: usize| <[u8; 4]>::try_from(&header[at..at + 4]).map(IpAddr::from);
-    let (src, dst) = (address(12).ok()?, address(16).ok()?);
-    let bits = word(ip + 6)?;
-    let tcp = header[9] == 6;
-    let offset = bits & 0x1fff;
-    let transport = (offset == 0).then_some(ip + 4 * usize::from(header[0] & 15));
-    (tcp || header[9] == 17).then_some(Layers { v6, src, dst, ip, transport, tcp })
+    let offset = word(ip + 6)? & 0x1fff;
+    let transport = (offset == 0).then_some(ip + 4 * usize::from(frame.get(ip)? & 15));
+    Some(Layers { network, proto: *frame.get(ip + 9)?, transport })
 }
 
-/// The frame with all that a translation may change set to zero.
-fn masked(frame: &[u8], layers: &Layers, next_hop: bool) -> Vec<u8> {
-    let mut masked = frame.to_vec();
-    let mut clear = |range: std::ops::Range<usize>| masked[range].fill(0);
-    if layers.v6 {
-        clear(layers.ip + 8..layers.ip + 40);
-    } else {
-        clear(layers.ip + 12..layers.ip + 20);
-        clear(layers.ip + 10..layers.ip + 12);
+impl Layers {
+    fn has_ports(&self) -> bool {
+        matches!(self.proto, TCP | UDP)
     }
-    if let Some(transport) = layers.transport {
-        clear(transport..transport + 4);
-        let sum = transport + if layers.tcp { 16 } else { 6 };
-        clear(sum..sum + 2);
-    }
-    if next_hop {
-        clear(0..12);
-        let ttl = layers.ip + if layers.v6 { 7 } else { 8 };
-        clear(ttl..ttl + 1);
-    }
-    masked
-}
 
-/// Sum over all that the transport checksum covers and a translation changes:
-/// the same before and after, right or wrong.
-fn transport_sum(frame: &[u8], layers: &Layers) -> u16 {
-    let addresses = if layers.v6 { 8..40 } else { 12..20 };
-    let addresses = &frame[layers.ip + addresses.start..layers.ip + addresses.end];
-    let transport = layers.transport.expect("asked only of packets that have it");
-    let sum = transport + if layers.tcp { 16 } else { 6 };
-    rfc1071(&[addresses, &frame[transport..transport + 4], &frame[sum..sum + 2]])
+    /// Offset of the transport checksum.
+    fn checksum(&self) -> Option<usize> {
+        Some(self.transport? + if self.proto == TCP { 16 } else { 6 })
+    }
+
+    /// Sets all that a translation may change to zero, as far as it is there.
+    fn mask(&self, frame: &mut [u8], end: usize) {
+        let mut clear = |range: Range<usize>| {
+            let range = range.start.min(end)..range.end.min(end);
+            frame[range].fill(0);
+        };
+        let ip = self.network.ip;
+        if self.network.v6 {
+            clear(ip + 8..ip + 40);
+        } else {
+            clear(ip + 10..ip + 20);
+        }
+        if let (true, Some(transport), Some(sum)) =
+            (self.has_ports(), self.transport, self.checksum())
+        {
+            clear(transport..transport + 4);
+            clear(sum..sum + 2);
+        }
+    }
+
+    /// Asserts that the checksum of the IP header, if it has one, is as right,
+    /// or as wrong, as it was.
+    fn compare_header_sums(&self, before: &[u8], after: &[u8], what: &dyn Fn() -> String) {
+        if !self.network.v6 {
+            let header = self.network.ip..self.network.ip + 20;
+            let same = equal(rfc1071(&[&before[header.clone()]]), rfc1071(&[&after[header]]));
+            assert!(same, "IPv4 header checksum: {}", what());
+        }
+    }
+
+    /// Likewise for the transport checksum, if it ends before `end`.
+    fn compare_sums(&self, before: &[u8], after: &[u8], end: usize, what: &dyn Fn() -> String) {
+        let ip = self.network.ip;
+        let (Some(transport), Some(sum)) = (self.transport, self.checksum()) else { return };
+        if !self.has_ports() || sum + 2 > end {
+            return;
+        }
+        if self.proto == UDP && before[sum..sum + 2] == [0, 0] {
+            assert_eq!(after[sum..sum + 2], [0, 0], "{}", what());
+            return;
+        }
+        // All that the checksum covers and a translation changes.
+        let total = |frame: &[u8]| {
+            let addresses = if self.network.v6 { ip + 8..ip + 40 } else { ip + 12..ip + 20 };
+            let ports = transport..transport + 4;
+            rfc1071(&[&frame[addresses], &frame[ports], &frame[sum..sum + 2]])
+        };
+        assert!(equal(total(before), total(after)), "transport checksum: {}", what());
+    }
 }
 
 /// Asserts that a program may have done this to this frame.
@@ -99,35 +141,120 @@ pub(crate) fn check(world: &World, prog: Prog, frame: &[u8], action: u32, out: &
     if passes && out == frame {
         return;
     }
+    let ethernet = prog.is_ethernet();
     let what = || format!("{prog:?}, action {action}\n in {frame:02x?}\nout {out:02x?}");
-    let Some(layers) = layers(frame, prog.is_ethernet()) else { panic!("not ours: {}", what()) };
-    let ours = world.ours.contains(&layers.dst) || world.ours.contains(&layers.src);
-    assert!(ours, "not ours: {}", what());
-    if action == action::TC_REDIRECT && prog != Prog::Xdp {
-        let fault = outer_checksum_fault(out, prog.is_ethernet());
-        assert_eq!(fault, None, "an answer: {}", what());
-        return;
-    }
-    if action == action::TC_DROP && prog != Prog::Xdp || action == action::XDP_DROP {
-        return;
-    }
-    let next_hop = prog == Prog::Xdp && !passes;
-    assert_eq!(frame.len(), out.len(), "{}", what());
-    let same = masked(frame, &layers, next_hop) == masked(out, &layers, next_hop);
-    assert!(same, "more than the tuple: {}", what());
-    if !layers.v6 && !next_hop {
-        let (before, after) = (&frame[layers.ip..], &out[layers.ip..]);
-        let same = equal(rfc1071(&[&before[..20]]), rfc1071(&[&after[..20]]));
-        assert!(same, "IPv4 header checksum: {}", what());
-    }
-    if let Some(transport) = layers.transport {
-        if !layers.tcp && frame[transport + 6..transport + 8] == [0, 0] {
-            assert_eq!(out[transport + 6..transport + 8], [0, 0], "{}", what());
-        } else {
-            let same = equal(transport_sum(frame, &layers), transport_sum(out, &layers));
-            assert!(same, "transport checksum: {}", what());
+    let Some(network) = network(frame, ethernet) else { panic!("not ours: {}", what()) };
+    let layers = layers(frame, network);
+    let ends = if prog == Prog::Xdp {
+        action == action::XDP_DROP
+    } else {
+        action == action::TC_DROP || action == action::TC_REDIRECT
+    };
+    if ends {
+        assert_ours(world, network, &what);
+        if !layers.as_ref().is_some_and(Layers::has_ports) {
+            assert!(world.services.contains(&network.dst), "no Service's: {}", what());
         }
+        if prog != Prog::Xdp && action == action::TC_REDIRECT {
+            answered(frame, out, ethernet, layers, &what);
+        }
+        return;
     }
+    let Some(layers) = layers else { panic!("unreadable, but changed: {}", what()) };
+    assert_eq!(frame.len(), out.len(), "{}", what());
+    if layers.has_ports() {
+        assert_ours(world, network, &what);
+        translated(prog, frame, out, &layers, !passes, &what);
+    } else {
+        error_translated(world, frame, out, &layers, &what);
+    }
+}
+
+fn assert_ours(world: &World, network: Network, what: &dyn Fn() -> String) {
+    let ours = world.ours.contains(&network.dst) || world.ours.contains(&network.src);
+    assert!(ours, "not ours: {}", what());
+}
+
+/// An answer is right; that to a wrong ping may be as wrong.
+fn answered(
+    frame: &[u8],
+    out: &[u8],
+    ethernet: bool,
+    layers: Option<Layers>,
+    what: &dyn Fn() -> String,
+) {
+    let icmp = layers.is_some_and(|layers| matches!(layers.proto, 1 | 58));
+    let was_wrong = || outer_checksum_fault(frame, ethernet).is_some();
+    if icmp && frame.len() == out.len() && was_wrong() {
+        return;
+    }
+    assert_eq!(outer_checksum_fault(out, ethernet), None, "an answer: {}", what());
+}
+
+fn translated(
+    prog: Prog,
+    frame: &[u8],
+    out: &[u8],
+    layers: &Layers,
+    sent: bool,
+    what: &dyn Fn() -> String,
+) {
+    let next_hop = prog == Prog::Xdp && sent;
+    let masked = |frame: &[u8]| {
+        let mut masked = frame.to_vec();
+        layers.mask(&mut masked, frame.len());
+        if next_hop {
+            masked[0..12].fill(0);
+            masked[layers.network.ip + if layers.network.v6 { 7 } else { 8 }] = 0;
+        }
+        masked
+    };
+    assert!(masked(frame) == masked(out), "more than the tuple: {}", what());
+    if !next_hop {
+        layers.compare_header_sums(frame, out, what);
+    }
+    layers.compare_sums(frame, out, frame.len(), what);
+}
+
+/// An ICMP error: its addresses change, and the tuple that it quotes, with all
+/// checksums.
+fn error_translated(
+    world: &World,
+    frame: &[u8],
+    out: &[u8],
+    layers: &Layers,
+    what: &dyn Fn() -> String,
+) {
+    let Layers { network, proto, transport: Some(message) } = *layers else {
+        panic!("a later fragment changed: {}", what());
+    };
+    let errors: &[u8] = if network.v6 { &[1, 2, 3, 4] } else { &[3, 4, 11, 12] };
+    let is_error = proto == if network.v6 { 58 } else { 1 } && errors.contains(&frame[message]);
+    assert!(is_error, "no error: {}", what());
+    let length = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    let end =
+        network.ip + if network.v6 { 40 + length(network.ip + 4) } else { length(network.ip + 2) };
+    let end = end.min(frame.len());
+    let quote = network_at(frame, message + 8, network.v6).and_then(|at| self::layers(frame, at));
+    let Some(quote) = quote else { panic!("no quote: {}", what()) };
+    assert_ours(world, quote.network, what);
+    assert!(quote.has_ports(), "a quote without ports: {}", what());
+    let masked = |frame: &[u8]| {
+        let mut masked = frame.to_vec();
+        layers.mask(&mut masked, end);
+        masked[message + 2..message + 4].fill(0);
+        quote.mask(&mut masked, end);
+        masked
+    };
+    assert!(masked(frame) == masked(out), "more than the tuples: {}", what());
+    layers.compare_header_sums(frame, out, what);
+    quote.compare_header_sums(frame, out, what);
+    quote.compare_sums(frame, out, end, what);
+    let total = |frame: &[u8]| {
+        let addresses = if network.v6 { network.ip + 8..network.ip + 40 } else { 0..0 };
+        rfc1071(&[&frame[addresses], &frame[message..end]])
+    };
+    assert!(equal(total(frame), total(out)), "checksum of the error: {}", what());
 }
 
 /// Equal in one's complement, which has two zeros.
@@ -138,11 +265,14 @@ const fn equal(a: u16, b: u16) -> bool {
 /// The answer to a frame that a program gave out: addresses and ports change
 /// places, which leaves every sum as it is.
 pub(crate) fn answer(out: &[u8], ethernet: bool) -> Option<Vec<u8>> {
-    let layers = layers(out, ethernet)?;
+    let layers = layers(out, network(out, ethernet)?)?;
+    let (transport, ip) = (layers.transport?, layers.network.ip);
+    if !layers.has_ports() {
+        return None;
+    }
     let mut frame = out.to_vec();
-    let (at, len) = if layers.v6 { (layers.ip + 8, 16) } else { (layers.ip + 12, 4) };
+    let (at, len) = if layers.network.v6 { (ip + 8, 16) } else { (ip + 12, 4) };
     frame[at..at + 2 * len].rotate_left(len);
-    let transport = layers.transport?;
     frame.get_mut(transport..transport + 4)?.rotate_left(2);
     Some(frame)
 }

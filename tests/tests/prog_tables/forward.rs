@@ -2,7 +2,7 @@
 
 use lb_common::{Traffic, Verdict};
 use lb_tests::packet::{Extension, Packet, Transport};
-use lb_tests::prog::context::Gso;
+use lb_tests::prog::context::{Context, Gso};
 use lb_tests::prog::net::{POD, POD_2};
 use lb_tests::prog::{Case, Installed, Rig, ServiceSpec};
 use std::net::SocketAddr;
@@ -189,7 +189,8 @@ fn a_packet_that_the_device_will_cut_counts_as_its_segments() {
         let link = if case.l3 { 0 } else { 14 };
         let wire = u32::try_from(3 * headers + 3000).expect("a packet");
         let gso = Gso { segments: 3, size: 1000, wire_len: wire };
-        let outcome = rig.run_gso(case.ingress(), POD_2.index, &frame, gso);
+        let context = Context { gso, ..Context::default() };
+        let outcome = rig.run_in(case.ingress(), POD_2.index, &frame, context);
         assert_eq!(outcome.verdict, Verdict::Forwarded, "{case:?}");
         assert_eq!(outcome.frame, packet.to(backend).bytes(), "{case:?}");
         let after = rig.service_traffic(rows.id);

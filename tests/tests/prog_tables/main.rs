@@ -13,6 +13,8 @@ mod collide;
 mod flows;
 mod forward;
 mod fragments;
+mod icmp;
+mod icmp_error;
 mod lost;
 mod policy;
 mod refuse;

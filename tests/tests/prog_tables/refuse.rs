@@ -38,7 +38,7 @@ fn answer(step: &Step, verdict: Verdict) -> Parsed {
 
 /// A TCP reset with these fields, or a port unreachable that quotes the packet.
 #[track_caller]
-fn refused(step: &Step, verdict: Verdict) {
+pub(crate) fn refused(step: &Step, verdict: Verdict) {
     let answer = answer(step, verdict);
     let packet = &step.packet;
     let link = if step.prog.is_ethernet() { 14 } else { 0 };
@@ -60,7 +60,7 @@ fn refused(step: &Step, verdict: Verdict) {
             let total = link + ip_header + 20;
             assert_eq!(step.outcome.frame.len(), total, "{}", step.describe());
         }
-        Transport::Udp { .. } => {
+        Transport::Udp { .. } | Transport::Icmp { .. } | Transport::Other { .. } => {
             let (kind, code, most) =
                 if packet.src.is_ipv4() { (3, 3, QUOTE_MAX_V4) } else { (1, 4, QUOTE_MAX_V6) };
             let bytes = packet.bytes();
