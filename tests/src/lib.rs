@@ -12,6 +12,7 @@ pub mod manifest;
 pub mod model;
 pub mod netns;
 pub mod packet;
+pub mod path;
 pub mod privilege;
 pub mod process;
 pub mod prog;

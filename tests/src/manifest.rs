@@ -14,6 +14,10 @@ pub const HTTP_TARGET: u16 = 8080;
 /// The port on which every pod echoes datagrams.
 pub const UDP_TARGET: u16 = 5353;
 
+/// The port of cluster addresses that leads to one where no pod listens.
+pub const CLOSED_PORT: u16 = 54;
+const CLOSED_TARGET: u16 = 9;
+
 /// A port of a Service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Port {
@@ -100,6 +104,17 @@ impl Service {
             "spec": { "type": "LoadBalancer" },
             "status": { "loadBalancer": { "ingress": [{ "ip": vips.v4 }, { "ip": vips.v6 }] } },
         }))
+    }
+
+    /// UDP on a port where no pod listens, and on a port of every node if it is
+    /// not zero.
+    #[must_use]
+    pub fn closed(mut self, node_port: u16) -> Self {
+        let node_port = (node_port != 0).then_some(node_port);
+        let (name, protocol) = ("closed", "UDP");
+        let (port, target) = (CLOSED_PORT, CLOSED_TARGET);
+        self.ports.push(Port { name, protocol, port, target, node_port });
+        self
     }
 
     /// How backends are picked.

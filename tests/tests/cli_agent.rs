@@ -54,6 +54,7 @@ fn wrong_usage_is_told_from_failure() {
         &["agent", "--manifests", "x", "--snat-ports", "9-1"],
         &["agent", "--manifests", "x", "--metrics-addr", "here"],
         &["agent", "--manifests", "x", "--healthz-addr", "10256"],
+        &["agent", "--manifests", "x", "--answer-ping", "maybe"],
         &["status", "--wait", "soon"],
         &["services", "-o", "yaml"],
         &["juggle"],

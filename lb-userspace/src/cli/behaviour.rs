@@ -23,6 +23,9 @@ pub struct BehaviourArgs {
     /// nodes have some
     #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     pub no_local_endpoint: NoLocalEndpoint,
+    /// Whether pings to addresses of Services are answered, by the first node that they meet
+    #[arg(long, value_name = "WHETHER", value_enum, default_value_t = Switch::On)]
+    pub answer_ping: Switch,
     /// When a client's address is replaced by this node's
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub masquerade: Masquerade,
@@ -128,6 +131,7 @@ impl BehaviourArgs {
             masquerade_all: self.masquerade_all,
             local_pods: self.local_pods(),
             refuse_no_local: self.no_local_endpoint == NoLocalEndpoint::Refuse,
+            refuse_ping: !self.answer_ping.is_on(),
         }
     }
 

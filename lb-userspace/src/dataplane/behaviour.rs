@@ -37,12 +37,14 @@ pub struct Behaviour {
     /// Whether a client whose policy is Local is refused, not dropped, where no
     /// endpoint is local.
     pub refuse_no_local: bool,
+    /// Whether pings to addresses of Services are not answered.
+    pub refuse_ping: bool,
 }
 
 impl Behaviour {
     /// The constant [`lb_common::names::GLOBAL_OPTIONS`].
     pub const fn options(&self) -> u32 {
-        let mut options = option::ANSWER_ECHO;
+        let mut options = if self.refuse_ping { 0 } else { option::ANSWER_ECHO };
         if matches!(self.masquerade, Masquerade::KubeProxy) {
             options |= option::MASQUERADE_EXTERNAL;
             if !matches!(self.local_pods, LocalPods::Unknown) {

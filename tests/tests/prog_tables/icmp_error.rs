@@ -8,7 +8,7 @@ use lb_tests::prog::{Case, Rig, SNAT_PORTS, ServiceSpec};
 use std::net::{IpAddr, SocketAddr};
 
 /// A flow, and where it enters and leaves the node.
-struct Path {
+pub(crate) struct Path {
     client: SocketAddr,
     front: SocketAddr,
     /// The client, as the node routes it.
@@ -21,7 +21,13 @@ struct Path {
 }
 
 /// Opens a flow by its first packet.
-fn open(rig: &mut Rig, case: Case, way: (SocketAddr, Port), front: SocketAddr, out: Port) -> Path {
+pub(crate) fn open(
+    rig: &mut Rig,
+    case: Case,
+    way: (SocketAddr, Port),
+    front: SocketAddr,
+    out: Port,
+) -> Path {
     let (client, client_edge) = way;
     let step = case.enter(rig, client_edge, &case.open(client, front));
     let (source, backend) = step.ends();
@@ -29,7 +35,7 @@ fn open(rig: &mut Rig, case: Case, way: (SocketAddr, Port), front: SocketAddr, o
     Path { client, front, source, backend, seen, client_edge, backend_edge: out }
 }
 
-fn install(rig: &mut Rig, case: Case, backend: SocketAddr) {
+pub(crate) fn install(rig: &mut Rig, case: Case, backend: SocketAddr) {
     rig.reset();
     rig.install(&ServiceSpec {
         proto: case.proto(),
@@ -67,7 +73,7 @@ fn each_path(rig: &mut Rig, case: Case, check: impl Fn(&mut Rig, &Path)) {
 }
 
 /// Types and codes of errors, with the word behind the checksum.
-fn kinds(case: Case) -> &'static [(u8, u8, [u8; 4])] {
+pub(crate) fn kinds(case: Case) -> &'static [(u8, u8, [u8; 4])] {
     if case.v6 {
         &[(1, 4, [0; 4]), (2, 0, [0, 0, 5, 0]), (3, 0, [0; 4]), (4, 1, [0, 0, 0, 40])]
     } else {
@@ -82,7 +88,7 @@ fn kinds(case: Case) -> &'static [(u8, u8, [u8; 4])] {
 }
 
 /// How much of a packet a test quotes.
-const WHOLE: usize = 1000;
+pub(crate) const WHOLE: usize = 1000;
 
 /// Errors of every kind about this packet, with how much they quote: all of it
 /// or, behind its IP headers, the least that RFC 792 asks for, all before a TCP
@@ -131,9 +137,9 @@ fn shapes(case: Case, plain: &Packet) -> Vec<Packet> {
 }
 
 /// Every row, to see that an error leaves them as they are.
-type Rows = (Vec<(FlowKey<V4>, Flow<V4>)>, Vec<(FlowKey<V6>, Flow<V6>)>);
+pub(crate) type Rows = (Vec<(FlowKey<V4>, Flow<V4>)>, Vec<(FlowKey<V6>, Flow<V6>)>);
 
-fn rows(rig: &Rig) -> Rows {
+pub(crate) fn rows(rig: &Rig) -> Rows {
     (rig.flows(), rig.flows())
 }
 
@@ -259,94 +265,6 @@ fn a_flow_that_xdp_finishes_has_its_errors_translated_by_tc() {
         translated(&mut rig, case, at, (from, seen, backend), (from, client, backend));
         let at = At::Leaving(UPLINK);
         translated(&mut rig, case, at, (from, client, backend), (front.ip(), client, front));
-    }
-}
-
-/// Errors that this cannot be about, with what becomes of them when they enter.
-#[test]
-fn errors_about_no_flow_pass_unless_they_are_addressed_to_a_cluster_ip() {
-    let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all() {
-        let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
-        let backend = case.pod(1, 10, 8080);
-        install(&mut rig, case, backend);
-        open(&mut rig, case, (client, POD_2), vip, POD);
-        let before = rows(&rig);
-        let other_port = SocketAddr::new(client.ip(), 4001);
-        let stranger = case.outside(5, 9);
-        for (kind, code, rest) in kinds(case) {
-            let error = |to: SocketAddr, about: Packet, most| {
-                Packet::icmp(client.ip(), to.ip(), *kind, *code, *rest).quoting(&about, most)
-            };
-            // To the ClusterIP: another flow, nonsense, no flow at all.
-            for about in [case.data(vip, other_port), case.data(stranger, client)] {
-                let step = case.enter(&mut rig, POD_2, &error(vip, about, WHOLE));
-                step.dropped(Verdict::DroppedNoFlow);
-            }
-            let header = if case.v6 { 40 } else { 20 };
-            for most in [0, 1, header - 1, header, header + 3] {
-                let step = case.enter(&mut rig, POD_2, &error(vip, case.data(vip, client), most));
-                step.dropped(Verdict::DroppedNoFlow);
-            }
-            // To others: a flow whose packet they did not send, and no flow.
-            for to in [stranger, backend, case.node(UPLINK, 0)] {
-                for about in [case.data(vip, client), case.data(to, client)] {
-                    let packet = error(to, about, WHOLE);
-                    case.enter(&mut rig, POD_2, &packet).passed();
-                    case.leave(&mut rig, POD, &packet).passed();
-                }
-            }
-        }
-        assert!(rows(&rig) == before, "{case:?}: an error changed a flow");
-    }
-}
-
-/// Like an error not to be answered, but nothing that we could translate.
-#[test]
-fn redirects_and_reserved_errors_to_a_cluster_ip_end_here() {
-    let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all() {
-        let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
-        install(&mut rig, case, case.pod(1, 10, 8080));
-        open(&mut rig, case, (client, POD_2), vip, POD);
-        for kind in if case.v6 { [0, 5, 100, 127, 137] } else { [5; 5] } {
-            let packet = Packet::icmp(client.ip(), vip.ip(), kind, 0, [0; 4]);
-            let packet = packet.quoting(&case.data(vip, client), WHOLE);
-            case.enter(&mut rig, POD_2, &packet).dropped(Verdict::DroppedNoFlow);
-        }
-    }
-}
-
-/// What only looks like a quote of TCP or UDP.
-#[test]
-fn quotes_that_have_no_ports() {
-    let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all() {
-        let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
-        install(&mut rig, case, case.pod(1, 10, 8080));
-        open(&mut rig, case, (client, POD_2), vip, POD);
-        let plain = case.data(vip, client);
-        let mut quotes = vec![Packet::ping(vip.ip(), client.ip())];
-        quotes.push(Packet {
-            fragment: Some(Fragment { offset: 8, len: 24, id: 7 }),
-            ..plain.clone()
-        });
-        if case.v6 {
-            let extension = Extension { number: 60, content: vec![1, 4, 0, 0, 0, 0] };
-            quotes.push(Packet { extensions: vec![extension; 5], ..plain });
-        }
-        let (kind, code, rest) = kinds(case)[0];
-        for about in quotes {
-            let packet = Packet::icmp(client.ip(), vip.ip(), kind, code, rest);
-            let packet = packet.quoting(&about, WHOLE);
-            case.enter(&mut rig, POD_2, &packet).dropped(Verdict::DroppedNoFlow);
-        }
-        // A fragment of an error.
-        let error = Packet::icmp(client.ip(), vip.ip(), kind, code, rest);
-        let error = error.quoting(&case.data(vip, client), WHOLE);
-        let fragment = Some(Fragment { offset: 0, len: 48, id: 7 });
-        let packet = Packet { fragment, ..error };
-        case.enter(&mut rig, POD_2, &packet).dropped(Verdict::DroppedFragment);
     }
 }
 

@@ -15,6 +15,7 @@ mod forward;
 mod fragments;
 mod icmp;
 mod icmp_error;
+mod icmp_stray;
 mod lost;
 mod policy;
 mod refuse;
