@@ -8,19 +8,17 @@ use lb_common::value::frontend_kind;
 
 use crate::icmp::{self, IcmpFamily, Message};
 use crate::icmp_quote::QuoteFamily;
-use crate::limit::{self, Answer};
 use crate::packet::{Fragment, Packet};
 use crate::rewrite::RewriteFamily;
 use crate::{filter, globals, icmp_error, service_addr};
 
 /// Decides on a packet that enters; an error is translated at once. On
-/// [`Verdict::EchoAnswered`] the answer remains to be made.
+/// [`Verdict::EchoAnswered`] the ping remains to be answered.
 #[inline(always)]
 pub(crate) fn ingress<A: IcmpFamily + QuoteFamily + RewriteFamily>(
     skb: *mut __sk_buff,
     packet: &Packet<A>,
     l3: usize,
-    now: u64,
 ) -> Verdict {
     let message = icmp::message(skb, packet);
     if message == Some(Message::Error)
@@ -37,11 +35,7 @@ pub(crate) fn ingress<A: IcmpFamily + QuoteFamily + RewriteFamily>(
         && packet.l4 == l3 + A::HEADER_LEN
         && packet.tuple.src.is_unicast()
     {
-        return if limit::allows(Answer::Echo, now) {
-            Verdict::EchoAnswered
-        } else {
-            Verdict::DroppedLimited
-        };
+        return Verdict::EchoAnswered;
     }
     if kind != frontend_kind::ADDRESS {
         // The rest of this address may be somebody else's.

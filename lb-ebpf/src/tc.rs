@@ -121,24 +121,43 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let ifindex = unsafe { (*skb(ctx)).ifindex };
     // SAFETY: as above.
     let other_host = L3 != 0 && unsafe { (*skb(ctx)).pkt_type } == PACKET_OTHERHOST;
-    let arrival = Arrival { ifindex, now: now(), size: size(ctx, packet, L3), other_host };
     let mut to = packet.tuple;
     let verdict = if packet.has_ports() {
+        let size = size(ctx, packet, L3);
+        let arrival = Arrival { ifindex, now: now(), size, other_host };
         ingress::decide(packet, &arrival, &mut to)
+    } else if other_host && !ingress::is_port(ifindex) {
+        return finish(Hook::Ingress, Verdict::Passed);
     } else {
-        portless::ingress(skb(ctx), packet, L3, arrival.now)
+        let verdict = portless::ingress(skb(ctx), packet, L3);
+        if verdict == Verdict::EchoAnswered {
+            return echo::<A, L3>(ctx, packet, ifindex);
+        }
+        if !verdict.is_refusal() {
+            return finish(Hook::Ingress, verdict);
+        }
+        verdict
     };
     if verdict.is_refusal() {
         stats::verdict(Hook::Ingress, verdict);
-        let answers = limit::allows(Answer::Refusal, arrival.now);
+        let answers = limit::allows(Answer::Refusal, now());
         return send_back(ifindex, answers && refuse::answer(skb(ctx), packet, L3));
     }
-    if verdict == Verdict::EchoAnswered {
-        let done = icmp::reply(skb(ctx), packet, L3).is_some();
-        stats::verdict(Hook::Ingress, if done { verdict } else { Verdict::DroppedRewrite });
-        return send_back(ifindex, done);
-    }
     finish(Hook::Ingress, apply(ctx, packet, &to, verdict, L3, Hook::Ingress))
+}
+
+/// Answers a ping, within the limit.
+#[inline(always)]
+fn echo<A: TcFamily, const L3: usize>(ctx: &TcContext, packet: &Packet<A>, ifindex: u32) -> i32 {
+    let verdict = if !limit::allows(Answer::Echo, now()) {
+        Verdict::DroppedLimited
+    } else if icmp::reply(skb(ctx), packet, L3).is_none() {
+        Verdict::DroppedRewrite
+    } else {
+        Verdict::EchoAnswered
+    };
+    stats::verdict(Hook::Ingress, verdict);
+    send_back(ifindex, !verdict.is_drop())
 }
 
 /// Sends the answer that the packet has become out where the packet came in;
