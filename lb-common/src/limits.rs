@@ -33,8 +33,9 @@ pub const SNAT_TRIES: u32 = 16;
 /// all but empty.
 pub const REVERSE_TRIES: u32 = 6;
 
-/// IPv6 extension headers walked before a packet is left to the stack; longer
-/// chains exist only in attacks.
+/// IPv6 extension headers walked to find the transport header. Longer chains
+/// exist only in attacks: such a packet is left to the stack, or refused if it
+/// is addressed to a ClusterIP.
 pub const MAX_EXTENSION_HEADERS: u32 = 6;
 
 /// Bytes of the original packet that an ICMPv4 error quotes at most: RFC 1812
