@@ -289,5 +289,8 @@ const fn policy_of(policy: Policy) -> u8 {
     match policy {
         Policy::RoundRobin => policy::ROUND_ROBIN,
         Policy::Random => policy::RANDOM,
+        Policy::SourceHash => policy::SOURCE_HASH,
+        Policy::Maglev => policy::MAGLEV,
+        Policy::LeastConnections => policy::LEAST_CONNECTIONS,
     }
 }

@@ -194,14 +194,16 @@ pub(super) fn backend_row(backend: &DesiredBackend, service: u32, generation: u3
         port: BePort::new(backend.port),
         state: match backend.takes {
             Takes::New => backend_state::ACTIVE,
-            Takes::Terminating | Takes::Farther | Takes::NotReady => backend_state::TERMINATING,
+            Takes::Terminating | Takes::Draining | Takes::Farther | Takes::NotReady => {
+                backend_state::TERMINATING
+            }
         },
         family: u8::from(backend.addr.is_ipv6()),
         generation,
         service,
         scopes: backend.scopes,
         reason: backend.takes.reason(),
-        weight: 1,
+        weight: backend.weight,
     }
 }
 

@@ -37,7 +37,7 @@ fn key(name: &str) -> ServicePortKey {
 /// A backend that takes new flows in these scopes, and only keeps some in none.
 fn backend(addr: &str, scopes: u8) -> DesiredBackend {
     let takes = if scopes == 0 { Takes::Terminating } else { Takes::New };
-    DesiredBackend { addr: ip(addr), port: 8080, takes, scopes, local: false }
+    DesiredBackend { addr: ip(addr), port: 8080, takes, scopes, local: false, weight: 1 }
 }
 
 fn service(name: &str, ips: &[&str], backends: &[&str]) -> DesiredService {
@@ -172,6 +172,7 @@ fn any_service(index: usize) -> impl Strategy<Value = DesiredService> {
                 takes: if state == 0 { Takes::Terminating } else { Takes::New },
                 scopes: state,
                 local: false,
+                weight: 1,
             });
             let mut backends: Vec<_> = backends.collect();
             backends.sort();
