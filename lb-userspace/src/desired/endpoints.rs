@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use super::DesiredBackend;
 use super::choose::{Candidate, choose};
 use crate::model::{
-    AddressFamily, Conditions, Distribution, Endpoint, EndpointSlice, Objects, Pod, Service, ServicePort,
-    TrafficPolicy,
+    AddressFamily, Conditions, Distribution, Endpoint, EndpointSlice, Objects, Pod, Service,
+    ServicePort, TrafficPolicy,
 };
 
 /// Finds endpoints without going through all objects for each Service.
