@@ -110,6 +110,11 @@ impl Policy {
             Self::LeastConnections => "least-connections",
         }
     }
+
+    /// Whether a hash of the client points to the slot.
+    pub const fn is_by_hash(self) -> bool {
+        matches!(self, Self::SourceHash | Self::Maglev)
+    }
 }
 
 impl fmt::Display for Policy {

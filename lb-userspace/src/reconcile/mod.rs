@@ -14,6 +14,7 @@ mod name;
 mod place;
 mod plan;
 mod refusal;
+mod slots;
 mod state;
 #[cfg(test)]
 mod tests;

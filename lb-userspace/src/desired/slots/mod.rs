@@ -29,15 +29,12 @@ pub fn compile(policy: Policy, shares: &[Share], previous: usize) -> Vec<usize> 
     let mut order: Vec<usize> = (0..shares.len()).filter(|&i| shares[i].weight != 0).collect();
     order.sort_by_key(|&index| shares[index]);
     let weights: Vec<u64> = order.iter().map(|&index| shares[index].weight.into()).collect();
-    let table = match policy {
-        Policy::RoundRobin | Policy::Random | Policy::LeastConnections => weighted::table(&weights),
-        Policy::SourceHash | Policy::Maglev => {
-            let names: Vec<u64> = order
-                .iter()
-                .map(|&index| hash_of(shares[index].addr, shares[index].port))
-                .collect();
-            maglev::table(&names, &weights, previous)
-        }
+    let table = if policy.is_by_hash() {
+        let name = |&index: &usize| hash_of(shares[index].addr, shares[index].port);
+        let names: Vec<u64> = order.iter().map(name).collect();
+        maglev::table(&names, &weights, previous)
+    } else {
+        weighted::table(&weights)
     };
     table.into_iter().map(|position| order[position]).collect()
 }
