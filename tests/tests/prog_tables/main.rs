@@ -13,6 +13,8 @@ mod collide;
 mod flows;
 mod forward;
 mod fragments;
+mod hash;
+mod least;
 mod lost;
 mod policy;
 mod refuse;
