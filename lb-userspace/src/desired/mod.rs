@@ -9,6 +9,7 @@ mod explain;
 mod health;
 mod problem;
 pub mod slots;
+mod slow_start;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +23,7 @@ pub use self::compile::{CompileOptions, compile};
 pub use self::explain::{ExplainedPort, Explanation, explain};
 pub use self::health::{HealthCheck, health_checks};
 pub use self::problem::{Problem, Severity, printable};
+pub use self::slow_start::SlowStart;
 
 /// Transport protocol of a Service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
