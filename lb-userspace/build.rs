@@ -66,12 +66,13 @@ fn has_core(sysroot: &str) -> bool {
     Path::new(sysroot.trim()).join("lib/rustlib/bpfel-unknown-none").is_dir()
 }
 
-/// Such a compiler is a stable one; `aya_ebpf` alone uses unstable features.
+/// Such a compiler is a stable one; `aya_ebpf` uses unstable features, and our
+/// programs one: instructions that the language has no words for.
 fn stable_compiler() {
     // SAFETY: the build script has started no thread.
     #[expect(clippy::disallowed_methods, reason = "a build script has one thread")]
     unsafe {
-        std::env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf");
+        std::env::set_var("RUSTC_BOOTSTRAP", "aya_ebpf,lb_bpf");
     }
 }
 

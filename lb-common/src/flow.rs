@@ -92,8 +92,9 @@ pub struct Flow<A> {
     pub flags: u8,
     /// IP protocol number.
     pub proto: u8,
-    /// Always 0.
-    pub pad: u8,
+    /// 1 once the flow does not count as open any more. Only in the row under
+    /// [`Flow::reverse_key`]; in the others always 0.
+    pub ended: u8,
     /// The client's address.
     pub client: A,
     /// The address that the client dialled.
@@ -215,6 +216,10 @@ impl<A: Address> Flow<A> {
 
 const _: () = {
     use crate::addr::{V4, V6};
+    use core::mem::offset_of;
+    // One word for an atomic operation.
+    assert!(offset_of!(Flow<V4>, tcp) == 24 && offset_of!(Flow<V6>, tcp) == 24);
+    assert!(offset_of!(Flow<V4>, ended) == 27 && offset_of!(Flow<V6>, ended) == 27);
     assert!(size_of::<Flow<V4>>() == 56);
     assert!(size_of::<Flow<V6>>() == 104);
 };

@@ -18,6 +18,7 @@ pub mod addr;
 pub mod csum;
 pub mod filter;
 pub mod flow;
+pub mod hash;
 pub mod key;
 pub mod limits;
 pub mod names;

@@ -8,7 +8,7 @@ use lb_common::limits::{REVERSE_TRIES, SNAT_TRIES};
 use lb_common::{BePort, Direction, Flow, FlowKey, Tuple, tcp};
 
 use crate::family::Family;
-use crate::globals;
+use crate::{globals, open};
 
 /// Why a flow could not be made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,10 +77,23 @@ pub(crate) fn note<A: Family>(
     row.tcp = next;
     row.last_used = now;
     touch(other, row);
+    if matches!(from, tcp::From::Backend) && row.flags & flag::RESTORE == 0 {
+        // At the client's edge: this is the row under the reverse key.
+        end(row);
+    }
     if row.has_snat() {
         renew(&row.restore_key(), row, flag::RESTORE);
     }
     true
+}
+
+/// Takes the connection out of the open ones if it is over; `row` is the one
+/// under the reverse key, which learns of the end in whichever direction.
+#[inline(always)]
+fn end<A: Family>(row: &mut Flow<A>) {
+    if tcp::is_closed(row.tcp) {
+        open::ended(row);
+    }
 }
 
 /// Brings another row of `row`'s flow up to date: it ages and closes with it,
@@ -94,6 +107,9 @@ pub(crate) fn touch<A: Family>(key: &FlowKey<A>, row: &Flow<A>) {
         if same_run(twin, row) {
             twin.tcp |= row.tcp;
             twin.last_used = row.last_used;
+            if key.direction == Direction::Egress as u8 {
+                end(twin);
+            }
         }
     } else {
         renew(key, row, 0);
@@ -192,9 +208,11 @@ fn claim_reverse<A: Family>(flow: &Flow<A>, now: u64) -> Claim {
             }
             forget_forward(holder);
             // Another CPU may want it too: whoever adds first has it.
+            open::ended(holder);
             remove(&key);
             return if add(&key, flow) { Claim::Mine } else { Claim::Taken };
         }
+        open::ended(holder);
     }
     if put(&key, flow) { Claim::Mine } else { Claim::Failed }
 }

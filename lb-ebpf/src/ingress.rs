@@ -11,7 +11,7 @@ use crate::maps::LB_INTERFACES;
 use crate::packet::{Packet, TCP, UDP};
 use crate::select::Client;
 use crate::stats::Size;
-use crate::{clients, filter, globals, select, service_addr, stats};
+use crate::{clients, filter, globals, open, select, service_addr, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -191,7 +191,12 @@ pub(crate) fn new_flow<A: Family>(
         return Err(stats::dropped(frontend.service, Verdict::DroppedSourceRange));
     }
     let origin = clients::origin(arrival.ifindex, packet.tuple.src);
-    let client = Client { addr: packet.tuple.src, now: arrival.now };
+    let client = Client {
+        addr: packet.tuple.src,
+        port: packet.tuple.sport,
+        proto: packet.proto,
+        now: arrival.now,
+    };
     let picked = match select::backend(frontend, origin.scope(*frontend), &client) {
         Ok(picked) => picked,
         Err(verdict) => return Err(stats::dropped(frontend.service, verdict)),
@@ -214,6 +219,7 @@ pub(crate) fn new_flow<A: Family>(
         flows::remove(&flow.reverse_key());
         return Err(Verdict::DroppedNoFlow);
     }
+    open::began(flow);
     stats::connection(flow);
     Ok(flow)
 }

@@ -1,6 +1,7 @@
 //! The BPF programs. Entry points only: each hook's story is in its module.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "the next aya takes keys and values by reference only"
@@ -14,6 +15,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the program macros pass the context so")]
 
 mod affinity;
+mod atomic;
 mod clients;
 mod egress;
 mod family;
@@ -28,7 +30,9 @@ mod ingress;
 mod limit;
 mod log;
 mod maps;
+mod open;
 mod packet;
+mod policy;
 mod portless;
 mod quote;
 mod refuse;

@@ -1,13 +1,12 @@
 //! Picks the backend of a new flow.
 
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_get_smp_processor_id};
 use lb_common::names::option;
-use lb_common::value::{backend_state, policy, scope};
-use lb_common::{Backend, Frontend, Segment, Service, Verdict};
+use lb_common::value::{backend_state, scope};
+use lb_common::{Backend, BePort, Frontend, Segment, Service, Verdict};
 
 use crate::family::Family;
-use crate::maps::{LB_BACKENDS, LB_CURSORS, LB_SERVICES, LB_SLOTS};
-use crate::{affinity, globals};
+use crate::maps::{LB_BACKENDS, LB_SERVICES, LB_SLOTS};
+use crate::{affinity, globals, policy};
 
 /// A backend that was picked.
 #[derive(Clone, Copy)]
@@ -19,16 +18,30 @@ pub(crate) struct Picked {
 }
 
 /// How many slots are tried. A slot can name a backend that has just left; the
-/// agent is about to switch the segment, and the next slot serves meanwhile.
-const TRIES: u32 = 4;
+/// agent is about to switch the segment, and the next slot serves meanwhile. A
+/// backend may have many slots, so these are more than would seem needed.
+const TRIES: u32 = 5;
 
 /// Who asks for a backend.
 #[derive(Clone, Copy)]
 pub(crate) struct Client<A> {
     /// Its address.
     pub(crate) addr: A,
+    /// Its port.
+    pub(crate) port: BePort,
+    /// IP protocol number.
+    pub(crate) proto: u8,
     /// Monotonic clock, nanoseconds.
     pub(crate) now: u64,
+}
+
+/// The slots of a scope, which are not none.
+#[derive(Clone, Copy)]
+pub(crate) struct Part {
+    /// Where they are.
+    pub(crate) segment: Segment,
+    /// The scope.
+    pub(crate) scope: u8,
 }
 
 /// Picks a backend of the frontend's Service for a client that may get those of
@@ -53,7 +66,8 @@ pub(crate) fn backend<A: Family>(
     }
     // SAFETY: a byte of a valid element.
     let policy = unsafe { (*service).policy };
-    let picked = slot::<A>(frontend.service, policy, segment, scope).ok_or(none(true))?;
+    let part = Part { segment, scope };
+    let picked = slot(frontend.service, policy, part, client).ok_or(none(true))?;
     if timeout != 0 {
         affinity::note(frontend.service, client, &picked);
     }
@@ -94,24 +108,27 @@ fn none(anywhere: bool) -> Verdict {
 
 /// Picks a slot by the Service's policy.
 #[inline(always)]
-fn slot<A: Family>(service: u32, policy: u8, segment: Segment, scope: u8) -> Option<Picked> {
-    let first = match policy {
-        // SAFETY: the helper has no preconditions.
-        policy::RANDOM => unsafe { bpf_get_prandom_u32() },
-        _ => turn(service, A::FAMILY),
-    };
+fn slot<A: Family>(service: u32, policy: u8, part: Part, client: &Client<A>) -> Option<Picked> {
+    let walk = policy::walk(policy, service, part, client);
     let mut n = 0;
     while n < TRIES {
-        let slot = segment.base.wrapping_add(first.wrapping_add(n).checked_rem(segment.len)?);
-        let word = *LB_SLOTS.get(slot / 2)?;
-        let id = if slot % 2 == 0 { word as u32 } else { (word >> 32) as u32 };
-        let row = *LB_BACKENDS.get(id)?;
-        if takes_new::<A>(&row, scope) {
-            return Some(Picked { id, row });
+        let slot = walk.first.wrapping_add(n.wrapping_mul(walk.stride));
+        if let Some(picked) = at::<A>(part, slot.checked_rem(part.segment.len)?) {
+            return Some(picked);
         }
         n += 1;
     }
     None
+}
+
+/// The backend of a slot, if it takes new flows.
+#[inline(always)]
+pub(crate) fn at<A: Family>(part: Part, slot: u32) -> Option<Picked> {
+    let slot = part.segment.base.wrapping_add(slot);
+    let word = *LB_SLOTS.get(slot / 2)?;
+    let id = if slot.is_multiple_of(2) { word as u32 } else { (word >> 32) as u32 };
+    let row = *LB_BACKENDS.get(id)?;
+    takes_new::<A>(&row, part.scope).then_some(Picked { id, row })
 }
 
 /// Whether a backend takes new flows in a scope.
@@ -120,19 +137,6 @@ pub(crate) fn takes_new<A: Family>(row: &Backend, scope: u8) -> bool {
     row.state == backend_state::ACTIVE
         && row.scopes & (1 << (scope & 1)) != 0
         && usize::from(row.family) == A::FAMILY
-}
-
-/// The next position in the Service's round, on this CPU. CPUs start apart, so
-/// that the first connections of each do not meet at the same backend.
-#[inline(always)]
-fn turn(service: u32, family: usize) -> u32 {
-    let Some(cursor) = LB_CURSORS.get_ptr_mut(service) else { return 0 };
-    // SAFETY: a valid element of this CPU's array; nothing else borrows it.
-    let position = &mut unsafe { &mut *cursor }[family & 1];
-    let turn = *position;
-    *position = turn.wrapping_add(1);
-    // SAFETY: the helper has no preconditions.
-    turn.wrapping_add(unsafe { bpf_get_smp_processor_id() })
 }
 
 /// Whether a flow that was given this backend may still send it datagrams, or

@@ -224,6 +224,9 @@ const fn policy_name(number: u8) -> &'static str {
     match number {
         policy::ROUND_ROBIN => Policy::RoundRobin.name(),
         policy::RANDOM => Policy::Random.name(),
+        policy::SOURCE_HASH => Policy::SourceHash.name(),
+        policy::MAGLEV => Policy::Maglev.name(),
+        policy::LEAST_CONNECTIONS => Policy::LeastConnections.name(),
         _ => "unknown",
     }
 }

@@ -3,6 +3,7 @@
 //! in them, manifests, and the agent as a process.
 
 pub mod agent;
+pub mod balance;
 pub mod client;
 pub mod cluster;
 pub mod deadline;

@@ -33,6 +33,7 @@ mod flows;
 pub mod net;
 mod random;
 mod rows;
+mod weigh;
 
 pub use case::{Case, Step};
 use context::Context;
@@ -175,6 +176,11 @@ static BY_PREFIX: Shared = LazyLock::new(|| {
     let options = option::LOCAL_BY_PREFIX | option::REFUSE_NO_LOCAL;
     Mutex::new(Rig::load(&SNAT_PORTS, options))
 });
+static ROOMY: Shared = LazyLock::new(|| {
+    Mutex::new(Rig::load_sized(&SNAT_PORTS, 0, &[(names::MAP_FLOWS_V4, ROOMY_FLOWS)]))
+});
+/// Rows for a few hundred thousand flows.
+const ROOMY_FLOWS: u32 = 1 << 20;
 
 impl Rig {
     /// The rig of this test binary, emptied, for one test at a time; none if
@@ -201,6 +207,11 @@ impl Rig {
         root_or_skip().then(|| Self::take_from(&SCARCE))
     }
 
+    /// Likewise a rig with room for hundreds of thousands of IPv4 flows.
+    pub fn take_roomy() -> Option<MutexGuard<'static, Self>> {
+        root_or_skip().then(|| Self::take_from(&ROOMY))
+    }
+
     fn take_from(shared: &'static Shared) -> MutexGuard<'static, Self> {
         // A test that failed leaves nothing that the reset doesn't mend.
         let mut rig = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -210,13 +221,22 @@ impl Rig {
     }
 
     fn load(ports: &RangeInclusive<u16>, options: u32) -> Self {
+        Self::load_sized(ports, options, &[])
+    }
+
+    /// With maps of other sizes than usual.
+    fn load_sized(
+        ports: &RangeInclusive<u16>,
+        options: u32,
+        sizes: &[(&'static str, u32)],
+    ) -> Self {
         let netns = net::namespace();
         let (min, max) = (u32::from(*ports.start()), u32::from(*ports.end()));
         let mut loader = EbpfLoader::new();
         loader.override_global(names::GLOBAL_SNAT_PORT_MIN, &min, false);
         loader.override_global(names::GLOBAL_SNAT_PORT_MAX, &max, false);
         loader.override_global(names::GLOBAL_OPTIONS, &options, false);
-        for (map, size) in rows::SIZES {
+        for (map, size) in rows::SIZES.iter().chain(sizes).copied() {
             loader.map_max_entries(map, size);
         }
         let mut ebpf = loader.load(OBJECT).expect("the object's maps load");
@@ -244,11 +264,16 @@ impl Rig {
 
     fn enter(&self) {
         setns(self.netns.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
-        let mut cpus = nix::sched::CpuSet::new();
-        cpus.set(0).expect("CPU 0 exists");
         // A container may be confined to other CPUs; a round-robin test would
         // then say so by failing now and then.
-        let _confined = nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus);
+        let _confined = self.stay_on(0);
+    }
+
+    /// Keeps the calling thread on a CPU; says whether it may run there.
+    pub fn stay_on(&self, cpu: usize) -> bool {
+        let mut cpus = nix::sched::CpuSet::new();
+        cpus.set(cpu).is_ok()
+            && nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).is_ok()
     }
 
     /// Runs a program on a packet that enters or leaves by an interface.

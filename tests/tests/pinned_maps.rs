@@ -68,6 +68,7 @@ fn web(backends: &[&str]) -> DesiredService {
         takes: Takes::New,
         scopes: 1,
         local: false,
+        weight: 1,
     };
     DesiredService {
         key: ServicePortKey {

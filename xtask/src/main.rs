@@ -9,6 +9,7 @@
     reason = "a command line tool talks to its user"
 )]
 
+mod balance;
 mod demo;
 mod fuzz;
 mod setup;
@@ -33,6 +34,8 @@ enum Command {
     Setup,
     /// Make a small cluster out of network namespaces, and send traffic through it
     Demo(demo::Options),
+    /// Measure how well each load-balancing policy keeps what it promises
+    Balance,
     /// Run every check: format, lints, documentation, tests with and without root, fuzzing
     Test(test::Options),
     /// Run the fuzz targets for a while
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Setup => setup::run(setup::Purpose::Tests),
         Command::Demo(options) => demo::run(&options),
+        Command::Balance => balance::run(),
         Command::Test(options) => test::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
     };

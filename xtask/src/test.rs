@@ -95,7 +95,7 @@ fn clippy_bpf() -> Result<String> {
     // kernel, which the BPF target does not know.
     let arch = std::env::consts::ARCH;
     clippy
-        .env("RUSTC_BOOTSTRAP", "aya_ebpf")
+        .env("RUSTC_BOOTSTRAP", "aya_ebpf,lb_bpf")
         .env("RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{arch}\""));
     plain(&mut clippy)
 }

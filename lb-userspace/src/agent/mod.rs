@@ -32,6 +32,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -46,6 +47,8 @@ pub struct Config {
     pub manifests: PathBuf,
     /// Name of this node and default policy.
     pub compile: CompileOptions,
+    /// How long new backends take to their whole weight.
+    pub slow_start: Duration,
     /// Which interfaces.
     pub network: WatchOptions,
     /// How the data plane is set up; without source ports, they are chosen.

@@ -7,7 +7,9 @@ use super::status::{SharedStatus, SyncInfo, unix_now};
 use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, sysctl};
 use crate::cli::BehaviourArgs;
 use crate::dataplane::Hooks;
-use crate::desired::{CompileOptions, Desired, HealthCheck, Problem, compile, health_checks};
+use crate::desired::{
+    CompileOptions, Desired, HealthCheck, Problem, SlowStart, compile, health_checks,
+};
 use crate::model;
 use crate::netlink::{NetworkState, NetworkWatcher};
 use crate::reconcile::{NetworkFacts, Programmer, QUARANTINE};
@@ -53,6 +55,7 @@ pub(super) struct Node {
     /// This machine's Node object.
     own: Option<Arc<model::Node>>,
     desired: Desired,
+    slow_start: SlowStart,
     problems: Vec<Problem>,
     health: Arc<ProxyHealth>,
     health_checks: Vec<HealthCheck>,
@@ -64,6 +67,8 @@ pub(super) struct Node {
     retry: Option<Instant>,
     /// When the system's settings are looked at again.
     recheck: Option<Instant>,
+    /// When the weights of new backends change.
+    reweigh: Option<Instant>,
     /// When ports that can't be listened on are tried again.
     relisten: Option<Instant>,
 }
@@ -115,6 +120,7 @@ impl Node {
             behaviour: config.behaviour.clone(),
             own: None,
             desired: Desired::default(),
+            slow_start: SlowStart::new(config.slow_start),
             problems: Vec::new(),
             health: Arc::clone(health),
             health_checks: Vec::new(),
@@ -124,6 +130,7 @@ impl Node {
             sync_duration,
             retry: None,
             recheck: None,
+            reweigh: None,
             relisten: None,
         };
         // What can't be read may be what is in force.
@@ -152,7 +159,8 @@ impl Node {
     }
 
     async fn next(&mut self) -> Option<Event> {
-        let deadlines = [self.retry, self.recheck, self.relisten, self.programmer.next_expiry()];
+        let expiry = self.programmer.next_expiry();
+        let deadlines = [self.retry, self.recheck, self.reweigh, self.relisten, expiry];
         let deadline = deadlines.into_iter().flatten().min();
         let timer = async {
             match deadline {
@@ -229,8 +237,11 @@ impl Node {
     }
 
     fn apply(&mut self) {
-        self.health.set_waiting(Instant::now());
-        match self.programmer.apply(&self.desired, &self.facts, Instant::now()) {
+        let now = Instant::now();
+        self.health.set_waiting(now);
+        let desired = self.slow_start.weigh(&self.desired, now);
+        self.reweigh = self.slow_start.next_step(now);
+        match self.programmer.apply(&desired, &self.facts, now) {
             Ok(applied) => {
                 self.sync_duration.observe(applied.duration.as_secs_f64());
                 if applied.wants_retry() {
@@ -291,6 +302,8 @@ impl Node {
             self.reload();
             self.apply();
             self.attach();
+        } else if due(self.reweigh) {
+            self.apply();
         } else if due(self.recheck) {
             self.check_system();
         } else if due(self.relisten) {

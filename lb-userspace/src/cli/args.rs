@@ -118,6 +118,10 @@ pub struct AgentArgs {
     /// How Services without the annotation lb.network/policy pick a backend
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     pub policy: Policy,
+    /// How long a backend that joins others takes from a tenth to all of its weight, with the
+    /// policies round-robin, random and least-connections; 0 for none
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0")]
+    pub slow_start: Duration,
     /// Source ports for connections that get this node's address [default: the larger range beside
     /// the one of the system's own sockets, net.ipv4.ip_local_port_range, and beside node ports]
     #[arg(long, value_name = "FIRST-LAST", value_parser = port_range)]

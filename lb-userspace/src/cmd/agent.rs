@@ -56,6 +56,7 @@ fn config(args: AgentArgs) -> Config {
             default_policy: args.policy,
             external_ips: args.behaviour.external_ips.is_on(),
         },
+        slow_start: args.slow_start,
         network: WatchOptions {
             interfaces: args.interfaces,
             uplinks: args.uplinks,

@@ -22,6 +22,8 @@ pub(super) struct Candidate {
     pub for_node: Option<bool>,
     /// Whether its hints name this node's zone; none without such hints.
     pub for_zone: Option<bool>,
+    /// Its share of new flows, relative to the others'.
+    pub weight: u16,
 }
 
 /// Chooses among candidates of both families; `local` says whether the Service
@@ -33,7 +35,8 @@ pub(super) fn choose(mut candidates: Vec<Candidate>, local: bool) -> Vec<Desired
     // the one that is not ending counts.
     candidates.sort_unstable_by_key(|one| {
         let Conditions { ready, serving, terminating } = one.conditions;
-        (one.addr, one.port, terminating, !ready, !serving, !one.local, one.for_node, one.for_zone)
+        let hints = (one.for_node, one.for_zone);
+        (one.addr, one.port, terminating, !ready, !serving, !one.local, hints, one.weight)
     });
     candidates.dedup_by_key(|one| (one.addr, one.port));
     let (v4, v6): (Vec<_>, Vec<_>) = candidates.into_iter().partition(|one| one.addr.is_ipv4());
@@ -54,13 +57,18 @@ fn of_family(candidates: &[Candidate], local: bool) -> Vec<DesiredBackend> {
         }
         let Conditions { ready, serving, terminating } = one.conditions;
         let takes = match (scopes != 0, ready, serving, terminating) {
+            (true, ..) if one.weight == 0 => Takes::Draining,
             (true, ..) => Takes::New,
             (false, true, ..) => Takes::Farther,
             (false, false, true, true) => Takes::Terminating,
             (false, false, true, false) => Takes::NotReady,
             (false, false, false, _) => return None,
         };
-        Some(DesiredBackend { addr: one.addr, port: one.port, takes, scopes, local: one.local })
+        if takes == Takes::Draining {
+            scopes = 0;
+        }
+        let Candidate { addr, port, local, weight, .. } = *one;
+        Some(DesiredBackend { addr, port, takes, scopes, local, weight })
     };
     candidates.iter().filter_map(backend).collect()
 }
@@ -141,7 +149,7 @@ mod tests {
                     IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(host)])
                 };
                 let conditions = Conditions { ready, serving, terminating };
-                Candidate { addr, port, conditions, local, for_node, for_zone }
+                Candidate { addr, port, conditions, local, for_node, for_zone, weight: 1 }
             },
         )
     }
@@ -223,6 +231,7 @@ mod tests {
             local,
             for_node: None,
             for_zone: None,
+            weight: 1,
         }
     }
 
@@ -250,6 +259,15 @@ mod tests {
     fn a_new_pod_with_the_address_of_one_that_ends_counts() {
         let candidates = vec![pod(1, ENDING, true), pod(1, READY, false)];
         assert_eq!(scopes(candidates), [(CLUSTER, Takes::New)]);
+    }
+
+    #[test]
+    fn a_weight_of_0_drains_and_is_no_reason_to_fall_back() {
+        let drained = Candidate { weight: 0, ..pod(1, READY, true) };
+        let expected = [(0, Takes::Draining), (CLUSTER | LOCAL, Takes::New)];
+        assert_eq!(scopes(vec![drained, pod(2, READY, true)]), expected);
+        let expected = [(0, Takes::Draining), (0, Takes::Terminating)];
+        assert_eq!(scopes(vec![drained, pod(2, ENDING, true)]), expected);
     }
 
     #[test]

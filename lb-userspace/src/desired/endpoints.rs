@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use super::DesiredBackend;
 use super::choose::{Candidate, choose};
 use crate::model::{
-    AddressFamily, Conditions, Distribution, EndpointSlice, Objects, Pod, Service, ServicePort,
-    TrafficPolicy,
+    AddressFamily, Conditions, Distribution, Endpoint, EndpointSlice, Objects, Pod, Service,
+    ServicePort, TrafficPolicy,
 };
 
 /// Finds endpoints without going through all objects for each Service.
@@ -24,9 +24,14 @@ pub(super) struct Endpoints<'a> {
     slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
     /// Pods by namespace, label and value; made when the first Service asks.
     pods: Option<HashMap<PodLabel<'a>, Vec<&'a Pod>>>,
+    /// Weights of the Pods that have one, by namespace and name.
+    weights: HashMap<(&'a str, &'a str), u16>,
 }
 
 type PodLabel<'a> = (&'a str, &'a str, &'a str);
+
+/// Of endpoints that nobody gave one.
+const DEFAULT_WEIGHT: u16 = 1;
 
 impl<'a> Endpoints<'a> {
     pub(super) fn new(objects: &'a Objects, node_name: Option<&'a str>) -> Self {
@@ -42,7 +47,13 @@ impl<'a> Endpoints<'a> {
             .filter_map(|node| Some((node.name.name.as_str(), node.zone.as_deref()?)))
             .collect();
         let zone = node_name.and_then(|name| zones.get(name).copied());
-        Self { objects, node_name, zone, zones, slices, pods: None }
+        let pods = objects.pods.values().map(|sourced| &*sourced.object);
+        let weight = |pod: &'a Pod| {
+            let key = (pod.name.namespace.as_str(), pod.name.name.as_str());
+            pod.weight.map(|weight| (key, weight))
+        };
+        let weights = pods.filter_map(weight).collect();
+        Self { objects, node_name, zone, zones, slices, pods: None, weights }
     }
 
     /// The backends of one port, sorted, each once.
@@ -90,6 +101,7 @@ impl<'a> Endpoints<'a> {
                 local: self.is_local(endpoint.node.as_deref()),
                 for_node: names(&endpoint.hints.nodes, self.node_name),
                 for_zone: names(&endpoint.hints.zones, self.zone),
+                weight: self.weight(slice, endpoint),
             }));
         }
     }
@@ -124,7 +136,15 @@ impl<'a> Endpoints<'a> {
             local,
             for_node,
             for_zone,
+            weight: pod.weight.unwrap_or(DEFAULT_WEIGHT),
         }));
+    }
+
+    /// The Pod's own weight counts before that of the slice.
+    fn weight(&self, slice: &EndpointSlice, endpoint: &Endpoint) -> u16 {
+        let key = |pod| (slice.name.namespace.as_str(), pod);
+        let own = endpoint.pod.as_deref().and_then(|pod| self.weights.get(&key(pod))).copied();
+        own.or(slice.weight).unwrap_or(DEFAULT_WEIGHT)
     }
 
     /// Pods that the Service selects and that can have endpoints.

@@ -137,6 +137,7 @@ fn idle(backend: &DesiredBackend) -> Option<(IpAddr, u16, String)> {
     let why = match backend.takes {
         Takes::New => return None,
         Takes::Terminating => "is ending, and others are ready",
+        Takes::Draining => "its weight is 0",
         Takes::Farther => "others are closer, by the topology hints",
         Takes::NotReady => "serves, but is not ready",
     };

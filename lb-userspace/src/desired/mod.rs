@@ -8,6 +8,8 @@ mod endpoints;
 mod explain;
 mod health;
 mod problem;
+pub mod slots;
+mod slow_start;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +23,7 @@ pub use self::compile::{CompileOptions, compile};
 pub use self::explain::{ExplainedPort, Explanation, explain};
 pub use self::health::{HealthCheck, health_checks};
 pub use self::problem::{Problem, Severity, printable};
+pub use self::slow_start::SlowStart;
 
 /// Transport protocol of a Service port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,8 +91,14 @@ pub enum Policy {
     /// One after the other, per CPU.
     #[default]
     RoundRobin,
-    /// Any, with equal chances.
+    /// Any, with chances by weight.
     Random,
+    /// By the client's address: the same backend for all of its connections.
+    SourceHash,
+    /// By the client's address and port, the same on every node.
+    Maglev,
+    /// The better of two, by open connections for their weight.
+    LeastConnections,
 }
 
 impl Policy {
@@ -98,7 +107,15 @@ impl Policy {
         match self {
             Self::RoundRobin => "round-robin",
             Self::Random => "random",
+            Self::SourceHash => "source-hash",
+            Self::Maglev => "maglev",
+            Self::LeastConnections => "least-connections",
         }
+    }
+
+    /// Whether a hash of the client points to the slot.
+    pub const fn is_by_hash(self) -> bool {
+        matches!(self, Self::SourceHash | Self::Maglev)
     }
 }
 
@@ -110,17 +127,17 @@ impl fmt::Display for Policy {
 
 /// A policy name that means nothing here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not one of \"round-robin\" and \"random\"")]
+#[error(
+    "not one of \"round-robin\", \"random\", \"source-hash\", \"maglev\" and \"least-connections\""
+)]
 pub struct UnknownPolicy;
 
 impl FromStr for Policy {
     type Err = UnknownPolicy;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        [Self::RoundRobin, Self::Random]
-            .into_iter()
-            .find(|policy| policy.name() == name)
-            .ok_or(UnknownPolicy)
+        let mut known = Self::value_variants().iter().copied();
+        known.find(|policy| policy.name() == name).ok_or(UnknownPolicy)
     }
 }
 
@@ -155,6 +172,8 @@ pub enum Takes {
     New,
     /// Nothing new: it is ending, and others are ready.
     Terminating,
+    /// Nothing new: its weight is 0.
+    Draining,
     /// Nothing new: others are closer, by the topology hints.
     Farther,
     /// Nothing new: it serves but is not ready.
@@ -168,6 +187,7 @@ impl Takes {
         match self {
             Self::New => backend_reason::NONE,
             Self::Terminating => backend_reason::TERMINATING,
+            Self::Draining => backend_reason::DRAINING,
             Self::Farther => backend_reason::FARTHER,
             Self::NotReady => backend_reason::NOT_READY,
         }
@@ -200,6 +220,8 @@ pub struct DesiredBackend {
     pub scopes: u8,
     /// Whether it runs on this node.
     pub local: bool,
+    /// Its share of new flows, relative to the others'; with 0 it gets none.
+    pub weight: u16,
 }
 
 impl DesiredBackend {
@@ -270,7 +292,7 @@ mod tests {
             let value = policy.to_possible_value().unwrap();
             assert_eq!(value.get_name(), policy.name());
         }
-        assert_eq!("maglev".parse::<Policy>(), Err(UnknownPolicy));
+        assert_eq!("fastest".parse::<Policy>(), Err(UnknownPolicy));
     }
 
     #[test]

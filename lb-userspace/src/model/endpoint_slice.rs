@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::discovery::v1 as api;
 
+use super::weight::weight;
 use super::{Findings, ObjectName, value};
 use crate::desired::Protocol;
 
@@ -27,6 +29,8 @@ pub struct EndpointSlice {
     pub ports: Vec<SlicePort>,
     /// Endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Weight of the endpoints whose Pods have none of their own.
+    pub weight: Option<u16>,
 }
 
 /// Family of an address.
@@ -68,6 +72,8 @@ pub struct Endpoint {
     pub conditions: Conditions,
     /// Its node.
     pub node: Option<String>,
+    /// Name of its Pod, which is in the namespace of the slice.
+    pub pod: Option<String>,
     /// Who should use it.
     pub hints: Hints,
 }
@@ -124,6 +130,7 @@ impl EndpointSlice {
             None => Vec::new(),
             Some(family) => endpoints(slice.endpoints, family, findings),
         };
+        let weight = weight(slice.metadata.annotations.as_ref(), findings);
         if findings.refused() {
             return None;
         }
@@ -134,6 +141,7 @@ impl EndpointSlice {
             family,
             ports,
             endpoints,
+            weight,
         })
     }
 }
@@ -198,10 +206,15 @@ fn endpoints(
                 terminating: conditions.terminating.unwrap_or(false),
             },
             node: endpoint.node_name,
+            pod: endpoint.target_ref.and_then(pod_name),
             hints: Hints::from_api(endpoint.hints),
         });
     }
     checked
+}
+
+fn pod_name(target: ObjectReference) -> Option<String> {
+    target.name.filter(|_| target.kind.as_deref() == Some("Pod"))
 }
 
 #[cfg(test)]
@@ -227,7 +240,8 @@ mod tests {
             "addressType": "IPv4",
             "metadata": { "labels": { "kubernetes.io/service-name": "web" } },
             "ports": [{ "port": 8080 }],
-            "endpoints": [{ "addresses": ["10.0.0.1", "10.0.0.2"] }],
+            "endpoints": [{ "addresses": ["10.0.0.1", "10.0.0.2"],
+                            "targetRef": { "kind": "Pod", "name": "a" } }],
         }));
         assert_eq!(findings, [""; 0]);
         let slice = slice.unwrap();
@@ -240,6 +254,7 @@ mod tests {
                 addr: "10.0.0.1".parse().unwrap(),
                 conditions: Conditions { ready: true, serving: true, terminating: false },
                 node: None,
+                pod: Some("a".into()),
                 hints: Hints::default(),
             }]
         );

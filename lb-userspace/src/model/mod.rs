@@ -11,6 +11,7 @@ mod service;
 mod service_cidr;
 mod service_port;
 mod value;
+mod weight;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,6 +26,7 @@ pub use self::pod::{ContainerPort, Pod};
 pub use self::service::{Distribution, NotProxied, POLICY_ANNOTATION, Service, TrafficPolicy};
 pub use self::service_cidr::ServiceCidr;
 pub use self::service_port::{ServicePort, TargetPort};
+pub use self::weight::WEIGHT_ANNOTATION;
 
 /// The kinds of objects that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1 as api;
 
+use super::weight::weight;
 use super::{Findings, ObjectName, TargetPort, value};
 use crate::desired::Protocol;
 
@@ -27,6 +28,8 @@ pub struct Pod {
     pub node: Option<String>,
     /// Named ports of its containers, in the order in which names are looked up.
     pub ports: Vec<ContainerPort>,
+    /// Its weight, if it has one.
+    pub weight: Option<u16>,
 }
 
 /// A named port of a container.
@@ -49,6 +52,7 @@ impl Pod {
         let status = pod.status.unwrap_or_default();
         let ports = ports(&spec, findings);
         let addresses = addresses(&status, findings);
+        let weight = weight(pod.metadata.annotations.as_ref(), findings);
         if findings.refused() {
             return None;
         }
@@ -65,6 +69,7 @@ impl Pod {
             finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
             node: spec.node_name,
             ports,
+            weight,
         })
     }
 

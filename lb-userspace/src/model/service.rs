@@ -483,7 +483,7 @@ mod tests {
     #[test]
     fn an_unknown_policy_is_a_warning() {
         let mut findings = Findings::default();
-        let annotations = [(POLICY_ANNOTATION.to_owned(), "maglev".to_owned())].into();
+        let annotations = [(POLICY_ANNOTATION.to_owned(), "fastest".to_owned())].into();
         assert_eq!(policy(Some(&annotations), &mut findings), None);
         let finding = findings.into_vec().remove(0);
         assert_eq!(finding.severity, Severity::Warning);

@@ -6,9 +6,8 @@ use super::extents::{Extent, ExtentPool};
 use super::ids::IdPool;
 use super::image::Image;
 use super::name::key_of;
-use super::state::{
-    Programmed, ProgrammedBackend, ProgrammedService, QUARANTINE, Slots, endpoint_of,
-};
+use super::slots::Slots;
+use super::state::{Programmed, ProgrammedBackend, ProgrammedService, QUARANTINE, endpoint_of};
 use crate::dataplane::maps::ServiceHeader;
 use crate::desired::ServicePortKey;
 use ipnet::IpNet;
@@ -113,7 +112,7 @@ fn adopt_slots(image: &Image, segment: Segment, taken: &mut BTreeSet<u32>) -> Sl
     match image.slots_of(segment) {
         Some(ids) if sound => {
             taken.extend(words());
-            Slots { extent: Some(extent), ids }
+            Slots { extent: Some(extent), ids, recipe: None }
         }
         _ => Slots::default(),
     }
@@ -128,9 +127,10 @@ fn adopt_backend(
     now: Instant,
 ) -> Option<u32> {
     let removed = (row.state == backend_state::REMOVED).then_some(now);
-    let in_force = service.slots.iter().any(|slots| slots.ids.contains(&id));
+    // Asked only where it matters: a table may be long.
+    let in_force = || service.slots.iter().any(|slots| slots.ids.contains(&id));
     match service.backends.entry(endpoint_of(row)) {
-        Entry::Occupied(_) if !in_force => Some(id),
+        Entry::Occupied(_) if !in_force() => Some(id),
         Entry::Occupied(mut entry) => Some(entry.insert(ProgrammedBackend { id, removed }).id),
         Entry::Vacant(entry) => {
             entry.insert(ProgrammedBackend { id, removed });

@@ -3,6 +3,7 @@
 
 use crate::dataplane::maps::{FrontendId, Maps, MapsError, ServiceHeader};
 use ipnet::IpNet;
+use lb_common::value::policy;
 use lb_common::{Backend, Frontend, Segment, ServiceName};
 
 /// One write.
@@ -24,7 +25,8 @@ pub(super) enum Change {
     },
     /// Starts the counters of a Service id from zero.
     ClearServiceTraffic(u32),
-    /// Starts the counters of a backend id from zero.
+    /// Starts the counters of a backend id from zero, that of open connections
+    /// too.
     ClearBackendTraffic(u32),
     /// Writes a backend's row.
     Backend {
@@ -74,6 +76,14 @@ pub(super) enum Change {
     },
 }
 
+impl Change {
+    /// Whether connections of a Service may be counted from now on that were
+    /// not before.
+    pub(super) fn takes_up_counting(&self) -> bool {
+        matches!(self, Self::Header { header, .. } if header.policy == policy::LEAST_CONNECTIONS)
+    }
+}
+
 /// A [`ServiceName`] that can be compared and printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Name(pub(super) ServiceName);
@@ -91,7 +101,10 @@ pub(super) fn write(maps: &mut Maps, change: &Change) -> Result<(), MapsError> {
         Change::Name { service, name: Some(name) } => maps.names.insert(*service, &name.0),
         Change::Name { service, name: None } => maps.names.remove(*service),
         Change::ClearServiceTraffic(service) => maps.service_traffic.clear(*service),
-        Change::ClearBackendTraffic(backend) => maps.backend_traffic.clear(*backend),
+        Change::ClearBackendTraffic(backend) => {
+            maps.open.set(*backend, 0)?;
+            maps.backend_traffic.clear(*backend)
+        }
         Change::Backend { backend, row } => maps.backends.set(*backend, row),
         Change::Slots { word, backends } => maps.slots.write(*word, backends),
         Change::Header { service, header } => maps.services.set_header(*service, *header),

@@ -5,9 +5,10 @@ use super::extents::Extent;
 use super::frontends::{Claims, NetworkFacts, rows_of};
 use super::name::name_of;
 use super::refusal::Refusal;
-use super::state::{Endpoint, Programmed, Slots, family, segments};
+use super::slots::{self, Slots};
+use super::state::{Endpoint, Programmed, segments};
 use crate::dataplane::maps::FrontendId;
-use crate::desired::{DesiredService, Scope};
+use crate::desired::DesiredService;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -28,10 +29,11 @@ pub(super) struct Place {
 
 /// What was taken so far, to be given back if the rest can't be had.
 #[derive(Default)]
-struct Taken {
+pub(super) struct Taken {
     service: Option<u32>,
     backends: Vec<u32>,
-    extents: Vec<Extent>,
+    /// Runs of slots.
+    pub(super) extents: Vec<Extent>,
     frontends: Vec<FrontendId>,
 }
 
@@ -74,12 +76,11 @@ fn try_place(
     taken.frontends = claims.claim(&rows_of(service, id, facts))?;
     room_for_ranges(programmed, service, id)?;
     let backends = backend_ids(programmed, service, now, taken)?;
-    let mut places = <[Option<Slots>; 4]>::default();
-    for (index, family, scope) in segments() {
-        let ids = slot_ids(service, family, scope, &backends);
-        places[index] = slots(programmed, service, index, ids, now, taken)?;
+    let mut slots = <[Option<Slots>; 4]>::default();
+    for (segment, family, scope) in segments() {
+        let part = slots::Place { segment, family, scope };
+        slots[segment] = slots::slots(programmed, service, part, &backends, now, taken)?;
     }
-    let slots = places;
     Ok(Place { id, is_new: known.is_none(), name, backends, slots })
 }
 
@@ -143,44 +144,4 @@ fn backend_ids(
         ids.insert(endpoint, (id, true));
     }
     Ok(ids)
-}
-
-/// The backend ids of one segment's slots.
-fn slot_ids(
-    service: &DesiredService,
-    wanted: usize,
-    scope: Scope,
-    backends: &BTreeMap<Endpoint, (u32, bool)>,
-) -> Vec<u32> {
-    let takes_new = service
-        .backends
-        .iter()
-        .filter(|backend| backend.serves(scope) && family(backend.addr) == wanted);
-    takes_new
-        .filter_map(|backend| backends.get(&(backend.addr, backend.port)))
-        .map(|(id, _)| *id)
-        .collect()
-}
-
-/// The slots of one segment, or `None` if those in force are right.
-fn slots(
-    programmed: &mut Programmed,
-    service: &DesiredService,
-    segment: usize,
-    ids: Vec<u32>,
-    now: Instant,
-    taken: &mut Taken,
-) -> Result<Option<Slots>, Refusal> {
-    let known = programmed.services.get(&service.key).map(|known| &known.slots[segment].ids);
-    if known.map_or(ids.is_empty(), |known| *known == ids) {
-        return Ok(None);
-    }
-    if ids.is_empty() {
-        return Ok(Some(Slots::default()));
-    }
-    let full = Refusal::NoSlots { needed: ids.len() };
-    let words = u32::try_from(ids.len()).map_or(u32::MAX, Extent::words_for);
-    let extent = programmed.extents.allocate(words, now).ok_or(full)?;
-    taken.extents.push(extent);
-    Ok(Some(Slots { extent: Some(extent), ids }))
 }

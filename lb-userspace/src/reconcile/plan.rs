@@ -9,8 +9,9 @@ use super::change::Change;
 use super::frontends::{Claims, NetworkFacts};
 use super::place::{Place, place};
 use super::refusal::Refusal;
+use super::slots::Slots;
 use super::state::{
-    Endpoint, Programmed, ProgrammedBackend, ProgrammedService, QUARANTINE, Slots, address_bucket,
+    Endpoint, Programmed, ProgrammedBackend, ProgrammedService, QUARANTINE, address_bucket,
     backend_row, socket_bucket,
 };
 use crate::dataplane::maps::{FrontendId, ServiceHeader};
@@ -289,5 +290,8 @@ const fn policy_of(policy: Policy) -> u8 {
     match policy {
         Policy::RoundRobin => policy::ROUND_ROBIN,
         Policy::Random => policy::RANDOM,
+        Policy::SourceHash => policy::SOURCE_HASH,
+        Policy::Maglev => policy::MAGLEV,
+        Policy::LeastConnections => policy::LEAST_CONNECTIONS,
     }
 }

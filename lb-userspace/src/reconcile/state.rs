@@ -1,13 +1,14 @@
 //! What is programmed, and what is free: the agent's picture of the kernel.
 
 use super::change::{Change, Name};
-use super::extents::{Extent, ExtentPool};
+use super::extents::ExtentPool;
 use super::ids::IdPool;
+use super::slots::Slots;
 use crate::dataplane::maps::{FrontendId, ServiceHeader};
 use crate::desired::{DesiredBackend, Scope, ServicePortKey, Takes};
 use ipnet::IpNet;
 use lb_common::value::backend_state;
-use lb_common::{Address as _, Backend, BePort, Frontend, Segment, Service, V4, V6, filter};
+use lb_common::{Address as _, Backend, BePort, Frontend, Service, V4, V6, filter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -27,23 +28,6 @@ pub(super) struct ProgrammedBackend {
     pub(super) id: u32,
     /// When it was removed, if it was.
     pub(super) removed: Option<Instant>,
-}
-
-/// Slots of one family in force.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Slots {
-    /// Where they lie; none if there are none.
-    pub(super) extent: Option<Extent>,
-    /// The backend ids.
-    pub(super) ids: Vec<u32>,
-}
-
-impl Slots {
-    /// What the Service's row says.
-    pub(super) fn segment(&self) -> Segment {
-        let len = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
-        self.extent.map_or(Segment::default(), |extent| Segment { base: extent.start * 2, len })
-    }
 }
 
 /// A Service port's rows.
@@ -194,14 +178,16 @@ pub(super) fn backend_row(backend: &DesiredBackend, service: u32, generation: u3
         port: BePort::new(backend.port),
         state: match backend.takes {
             Takes::New => backend_state::ACTIVE,
-            Takes::Terminating | Takes::Farther | Takes::NotReady => backend_state::TERMINATING,
+            Takes::Terminating | Takes::Draining | Takes::Farther | Takes::NotReady => {
+                backend_state::TERMINATING
+            }
         },
         family: u8::from(backend.addr.is_ipv6()),
         generation,
         service,
         scopes: backend.scopes,
         reason: backend.takes.reason(),
-        weight: 1,
+        weight: backend.weight,
     }
 }
 

@@ -19,7 +19,7 @@ const SERVICES: u32 = 128;
 /// Id 0 is nobody's.
 const FIRST_SERVICE: u32 = 1;
 const BACKENDS: u32 = 1_024;
-const SLOT_WORDS: u32 = 4_096;
+const SLOT_WORDS: u32 = 65_536;
 
 /// Small maps: a test clears them in no time.
 pub(super) const SIZES: [(&str, u32); 16] = [
@@ -224,7 +224,7 @@ impl Rig {
         }
     }
 
-    fn set_segments(&mut self, service: u32, scope: u8, backends: &[u32]) {
+    pub(super) fn set_segments(&mut self, service: u32, scope: u8, backends: &[u32]) {
         let mut row: Service =
             self.array(names::MAP_SERVICES).get(&service, 0).expect("a Service's row");
         for family in 0..2 {
@@ -344,6 +344,7 @@ impl Rig {
         }
         for id in 0..self.next_backend {
             self.set_array(names::MAP_BACKENDS, id, Backend::default());
+            self.set_array(names::MAP_OPEN, id, 0_u64);
             self.zero_per_cpu(names::MAP_BACKEND_TRAFFIC, id, Traffic::default());
         }
         for word in std::mem::take(&mut self.filter).into_keys() {
@@ -394,11 +395,11 @@ impl Rig {
         self.set_array(names::MAP_FILTER, bucket / 8, word);
     }
 
-    fn array<V: Pod>(&self, name: &str) -> Array<&MapData, V> {
+    pub(super) fn array<V: Pod>(&self, name: &str) -> Array<&MapData, V> {
         Array::try_from(self.map(name)).expect("an array")
     }
 
-    fn set_array<V: Pod>(&mut self, name: &str, index: u32, value: V) {
+    pub(super) fn set_array<V: Pod>(&mut self, name: &str, index: u32, value: V) {
         let mut map: Array<_, V> = Array::try_from(self.map_mut(name)).expect("an array");
         map.set(index, value, 0).expect("an array element");
     }

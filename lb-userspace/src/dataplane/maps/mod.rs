@@ -9,6 +9,7 @@ mod error;
 mod fill;
 mod filter;
 mod frontends;
+mod open;
 mod prefixes;
 mod region;
 mod service_names;
@@ -21,6 +22,7 @@ pub use error::MapsError;
 pub use fill::{MapFill, fill};
 pub use filter::FilterTable;
 pub use frontends::{FrontendId, FrontendTable};
+pub use open::OpenTable;
 pub use prefixes::PrefixTable;
 pub use service_names::NameTable;
 pub use services::{ServiceHeader, ServiceTable};
@@ -53,6 +55,8 @@ pub struct Maps {
     pub backend_traffic: TrafficTable,
     /// Counters of verdicts.
     pub verdicts: VerdictTable,
+    /// Open connections of backends.
+    pub open: OpenTable,
 }
 
 impl Maps {
@@ -82,6 +86,7 @@ impl Maps {
                 names::MAP_BACKEND_TRAFFIC,
             )?,
             verdicts: VerdictTable::open(open(names::MAP_VERDICTS)?)?,
+            open: OpenTable::open(&open(names::MAP_OPEN)?)?,
         })
     }
 }

@@ -3,6 +3,7 @@
 
 mod keep;
 mod kernel;
+mod weigh;
 
 use super::adopt::adopt;
 use super::change::Change;
@@ -37,7 +38,7 @@ fn key(name: &str) -> ServicePortKey {
 /// A backend that takes new flows in these scopes, and only keeps some in none.
 fn backend(addr: &str, scopes: u8) -> DesiredBackend {
     let takes = if scopes == 0 { Takes::Terminating } else { Takes::New };
-    DesiredBackend { addr: ip(addr), port: 8080, takes, scopes, local: false }
+    DesiredBackend { addr: ip(addr), port: 8080, takes, scopes, local: false, weight: 1 }
 }
 
 fn service(name: &str, ips: &[&str], backends: &[&str]) -> DesiredService {
@@ -151,7 +152,8 @@ fn complete(now: &View, before: &View, after: &View) {
 }
 
 fn any_service(index: usize) -> impl Strategy<Value = DesiredService> {
-    let backends = proptest::collection::btree_map(0_u8..6, (any::<bool>(), 0_u8..4), 0..6);
+    let backends =
+        proptest::collection::btree_map(0_u8..6, (any::<bool>(), 0_u8..4, 1_u16..4), 0..6);
     // A few addresses for many Services, so that they take over and collide.
     let addresses = (0_u8..4, any::<bool>(), 80_u16..83);
     let node_port = proptest::option::of(30000_u16..30002);
@@ -162,7 +164,7 @@ fn any_service(index: usize) -> impl Strategy<Value = DesiredService> {
             let scope = |local| if local { Scope::Local } else { Scope::Cluster };
             let mut cluster_ips = vec![IpAddr::from([10, 96, 0, addr])];
             cluster_ips.extend(dual.then(|| ip(&format!("fd00::{addr}"))));
-            let backends = backends.into_iter().map(|(host, (v6, state))| DesiredBackend {
+            let backends = backends.into_iter().map(|(host, (v6, state, weight))| DesiredBackend {
                 addr: if v6 {
                     ip(&format!("fd01::{host}"))
                 } else {
@@ -172,6 +174,7 @@ fn any_service(index: usize) -> impl Strategy<Value = DesiredService> {
                 takes: if state == 0 { Takes::Terminating } else { Takes::New },
                 scopes: state,
                 local: false,
+                weight,
             });
             let mut backends: Vec<_> = backends.collect();
             backends.sort();
@@ -214,7 +217,7 @@ proptest! {
             1..12,
         ),
     ) {
-        let empty = if small { kernel(5, 12, 8, 12) } else { kernel(40, 200, 400, 100) };
+        let empty = if small { kernel(5, 12, 8, 12) } else { kernel(40, 200, 1_000, 100) };
         let mut world = World::new(empty);
         let free = |p: &Programmed| (p.service_ids.free(), p.backend_ids.free(), p.extents.free());
         let at_first = free(&world.programmed);

@@ -123,7 +123,7 @@ fn the_dump_of_a_cluster_gives_its_services() {
     // The name of the port means another number on each Pod.
     let api = port(&desired, "shop", "api", "grpc");
     assert_eq!(backends(api), ["10.244.1.21:9090*", "10.244.2.21:9191"]);
-    assert_eq!(api.policy, Policy::RoundRobin);
+    assert_eq!(api.policy, Policy::Maglev);
     let host_network = port(&desired, "infra", "node-agent", "web");
     assert_eq!(backends(host_network), ["192.0.2.1:10180*"]);
     let without_selector = port(&desired, "shop", "legacy", "http");
@@ -386,4 +386,47 @@ proptest::proptest! {
             proptest::prop_assert!(!problem.to_string().contains(|c: char| c.is_control()));
         }
     }
+}
+
+#[test]
+fn a_pods_weight_counts_before_that_of_its_slice() {
+    let pod = |name: &str, weight: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  labels: {{app: {name}}}\n  \
+             annotations: {{lb.network/weight: \"{weight}\"}}\nstatus:\n  podIP: 10.244.0.9\n  \
+             conditions: [{{type: Ready, status: \"True\"}}]\n"
+        )
+    };
+    let slice = |name: &str, annotations: &str| {
+        format!(
+            "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: {name}-1\n  \
+             labels: {{kubernetes.io/service-name: {name}}}\n  annotations: {annotations}\n\
+             addressType: IPv4\nports: [{{port: 8080}}]\nendpoints:\n\
+             - {{addresses: [10.244.0.1], targetRef: {{kind: Pod, name: heavy}}}}\n\
+             - {{addresses: [10.244.0.2], targetRef: {{kind: Pod, name: unknown}}}}\n\
+             - {{addresses: [10.244.0.3], targetRef: {{kind: Node, name: heavy}}}}\n"
+        )
+    };
+    let selecting = "apiVersion: v1\nkind: Service\nmetadata: {name: selecting}\nspec:\n  \
+         clusterIP: 10.96.0.1\n  ports: [{port: 82}]\n  selector: {app: drained}\n";
+    let text = [
+        service("weighted", "80"),
+        "---\n".into(),
+        service("plain", "81"),
+        "---\n".into(),
+        selecting.into(),
+        pod("heavy", "500"),
+        pod("drained", "0"),
+        slice("weighted", "{lb.network/weight: \"7\"}"),
+        slice("plain", "{}"),
+    ]
+    .concat();
+    let desired = compiled(&text, None);
+    let weights = |name| {
+        let service = port(&desired, "default", name, "");
+        service.backends.iter().map(|backend| backend.weight).collect::<Vec<_>>()
+    };
+    assert_eq!(weights("weighted"), [500, 7, 7]);
+    assert_eq!(weights("plain"), [500, 1, 1]);
+    assert_eq!(weights("selecting"), [0]);
 }
