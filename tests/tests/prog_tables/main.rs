@@ -13,6 +13,7 @@ mod collide;
 mod flows;
 mod forward;
 mod fragments;
+mod loopback;
 mod lost;
 mod policy;
 mod refuse;
