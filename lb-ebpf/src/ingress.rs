@@ -192,7 +192,8 @@ pub(crate) fn new_flow<A: Family>(
         return Err(stats::dropped(frontend.service, Verdict::DroppedSourceRange));
     }
     let origin = clients::origin(arrival.ifindex, packet.tuple.src);
-    let client = Client { addr: packet.tuple.src, now: arrival.now };
+    let room = A::ask().get_ptr_mut(0).ok_or(Verdict::DroppedNoFlow)?;
+    let client = Client { addr: packet.tuple.src, now: arrival.now, room };
     let picked = match select::backend(frontend, origin.scope(*frontend), &client) {
         Ok(picked) => picked,
         Err(verdict) => return Err(stats::dropped(frontend.service, verdict)),

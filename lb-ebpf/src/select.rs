@@ -6,7 +6,7 @@ use lb_common::value::{backend_state, policy, scope};
 use lb_common::{Backend, Frontend, Segment, Service, Verdict};
 
 use crate::family::Family;
-use crate::maps::{LB_BACKENDS, LB_CURSORS, LB_SERVICES, LB_SLOTS};
+use crate::maps::{Ask, LB_BACKENDS, LB_CURSORS, LB_SERVICES, LB_SLOTS};
 use crate::{affinity, globals};
 
 /// A backend that was picked.
@@ -29,6 +29,8 @@ pub(crate) struct Client<A> {
     pub(crate) addr: A,
     /// Monotonic clock, nanoseconds.
     pub(crate) now: u64,
+    /// Room that this run has for itself, for keys and rows.
+    pub(crate) room: *mut Ask<A>,
 }
 
 /// Picks a backend of the frontend's Service for a client that may get those of

@@ -9,8 +9,8 @@ use super::pins::{LinkKey, PinLock};
 use super::rows::Rows;
 use super::xdp::{self, Plan};
 use super::{
-    DataplaneError, HookOptions, HookPoint, HookStatus, Mode, PinDir, SyncReport, TcPreference,
-    abi, spec, teardown,
+    DataplaneError, HookOptions, HookPoint, HookStatus, Mode, PinDir, SocketStatus, SyncReport,
+    TcPreference, abi, sockets, spec, teardown,
 };
 use crate::netlink::tc::Direction;
 use crate::netlink::{Link, NetworkState};
@@ -81,6 +81,12 @@ impl Hooks {
     /// Every hook of every interface, by interface index.
     pub fn status(&self) -> Vec<HookStatus> {
         self.attached.values().cloned().collect()
+    }
+
+    /// Attaches to the calls of sockets, or detaches, as the options say. What
+    /// fails is in the status.
+    pub fn attach_sockets(&mut self) -> SocketStatus {
+        sockets::attach(&mut self.programs, self.options.socket_clients, &self.pins)
     }
 
     /// Attaches to what the state names and detaches from the rest. What fails
