@@ -38,6 +38,10 @@ pub trait Address: Copy + Eq + Default + fmt::Debug {
     const FAMILY: usize;
     /// The address that means "none".
     const NONE: Self;
+    /// The first loopback address.
+    const LOOPBACK: Self;
+    /// Whether it is a loopback address.
+    fn is_loopback(self) -> bool;
     /// One's complement sum of the address's 32-bit words (RFC 1071), not
     /// folded, in memory order.
     fn sum(self) -> u64;
@@ -52,6 +56,12 @@ pub trait Address: Copy + Eq + Default + fmt::Debug {
 impl Address for V4 {
     const FAMILY: usize = 0;
     const NONE: Self = Self(0);
+    const LOOPBACK: Self = Self(0x7f00_0001_u32.to_be());
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        self.0.to_ne_bytes()[0] == 127
+    }
 
     #[inline(always)]
     fn sum(self) -> u64 {
@@ -77,6 +87,12 @@ impl Address for V4 {
 impl Address for V6 {
     const FAMILY: usize = 1;
     const NONE: Self = Self([0; 4]);
+    const LOOPBACK: Self = Self([0, 0, 0, 1_u32.to_be()]);
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        self == Self::LOOPBACK
+    }
 
     #[inline(always)]
     fn sum(self) -> u64 {

@@ -36,6 +36,12 @@ impl<A> FrontendKey<A> {
         Self { addr, port, proto, place: place::ANYWHERE }
     }
 
+    /// Key of a port of a loopback address.
+    #[inline(always)]
+    pub const fn loopback(addr: A, port: BePort, proto: u8) -> Self {
+        Self { addr, port, proto, place: place::LOOPBACK }
+    }
+
     /// Key of the row that claims the whole address.
     #[inline(always)]
     pub const fn address(addr: A) -> Self {

@@ -24,6 +24,7 @@ pub mod limits;
 pub mod names;
 #[cfg(feature = "user")]
 mod pod;
+pub mod socket;
 pub mod tcp;
 pub mod value;
 pub mod verdict;
@@ -31,6 +32,7 @@ pub mod verdict;
 pub use addr::{Address, BePort, V4, V6};
 pub use flow::{Flow, Tuple};
 pub use key::{AffinityKey, Direction, FlowKey, FrontendKey, PrefixKey};
+pub use socket::{SocketKey, SocketName, SocketPeer};
 pub use value::{Affinity, Backend, Frontend, Interface, Segment, Service, ServiceName, Traffic};
 pub use verdict::{Hook, Verdict};
 

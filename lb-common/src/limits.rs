@@ -16,6 +16,10 @@ pub const MAX_FRONTENDS: u32 = 65_536;
 pub const MAX_AFFINITY: u32 = 65_536;
 /// Prefixes of one family: source ranges.
 pub const MAX_PREFIXES: u32 = 16_384;
+/// Sockets of this node that are connected to Services, by protocol.
+pub const MAX_SOCKETS: u32 = 65_536;
+/// Peers of this node's sockets that send to Services without a connection.
+pub const MAX_SOCKET_PEERS: u32 = 32_768;
 /// Rows of the IPv4 flow table; a flow needs two, with source translation three.
 pub const MAX_FLOWS_V4: u32 = 262_144;
 /// Rows of the IPv6 flow table.

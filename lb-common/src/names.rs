@@ -10,6 +10,20 @@ pub const PROG_INGRESS_L3: &str = "lb_ingress_l3";
 pub const PROG_EGRESS_L3: &str = "lb_egress_l3";
 /// XDP program for uplinks.
 pub const PROG_XDP: &str = "lb_xdp";
+/// Programs for the calls of this node's sockets: name, and what it is for.
+/// In the order in which they are attached: nothing is given a backend before
+/// replies are given the Service's name.
+pub const PROGS_SOCKET: [(&str, &str); 9] = [
+    ("lb_release", "release"),
+    ("lb_getpeername4", "getpeername4"),
+    ("lb_getpeername6", "getpeername6"),
+    ("lb_recvmsg4", "recvmsg4"),
+    ("lb_recvmsg6", "recvmsg6"),
+    ("lb_sendmsg4", "sendmsg4"),
+    ("lb_sendmsg6", "sendmsg6"),
+    ("lb_connect4", "connect4"),
+    ("lb_connect6", "connect6"),
+];
 
 /// IPv4 frontends.
 pub const MAP_FRONTENDS_V4: &str = "LB_FRONTENDS_V4";
@@ -49,9 +63,17 @@ pub const MAP_PREFIXES_V4: &str = "LB_PREFIXES_V4";
 pub const MAP_PREFIXES_V6: &str = "LB_PREFIXES_V6";
 /// Open connections, by backend id.
 pub const MAP_OPEN: &str = "LB_OPEN";
+/// TCP sockets of this node that are connected to Services, by cookie.
+pub const MAP_SOCKETS_TCP: &str = "LB_SOCKETS_TCP";
+/// UDP sockets of this node that are connected to Services, by cookie.
+pub const MAP_SOCKETS_UDP: &str = "LB_SOCKETS_UDP";
+/// Backends of datagrams that sockets of this node send without a connection.
+pub const MAP_SOCKET_PEERS: &str = "LB_SOCKET_PEERS";
+/// Names of Services that such sockets know their backends by.
+pub const MAP_SOCKET_NAMES: &str = "LB_SOCKET_NAMES";
 
 /// Every map that is pinned: all that must outlive the agent.
-pub const PINNED_MAPS: [&str; 19] = [
+pub const PINNED_MAPS: [&str; 23] = [
     MAP_FRONTENDS_V4,
     MAP_FRONTENDS_V6,
     MAP_SERVICES,
@@ -71,6 +93,10 @@ pub const PINNED_MAPS: [&str; 19] = [
     MAP_PREFIXES_V4,
     MAP_PREFIXES_V6,
     MAP_OPEN,
+    MAP_SOCKETS_TCP,
+    MAP_SOCKETS_UDP,
+    MAP_SOCKET_PEERS,
+    MAP_SOCKET_NAMES,
 ];
 
 /// Load-time constant: first source port that translation may use.
@@ -79,6 +105,20 @@ pub const GLOBAL_SNAT_PORT_MIN: &str = "SNAT_PORT_MIN";
 pub const GLOBAL_SNAT_PORT_MAX: &str = "SNAT_PORT_MAX";
 /// Load-time constant: bits of [`option`].
 pub const GLOBAL_OPTIONS: &str = "OPTIONS";
+
+/// Load-time constant: cookie of the network namespace whose sockets are this
+/// node's own.
+pub const GLOBAL_NETNS_COOKIE: &str = "NETNS_COOKIE";
+/// Load-time constant: bits of [`socket_option`].
+pub const GLOBAL_SOCKET_OPTIONS: &str = "SOCKET_OPTIONS";
+
+/// What the agent switches in the programs for sockets.
+pub mod socket_option {
+    /// Sockets of other network namespaces are served too.
+    pub const ALL_NAMESPACES: u32 = 1 << 0;
+    /// The kernel lets these programs choose the error that a call ends with.
+    pub const CHOOSE_ERROR: u32 = 1 << 1;
+}
 
 /// What the agent's flags switch in the programs.
 pub mod option {

@@ -3,6 +3,7 @@
 use crate::addr::{V4, V6};
 use crate::flow::Flow;
 use crate::key::{AffinityKey, FlowKey, FrontendKey, PrefixKey};
+use crate::socket::{SocketKey, SocketName, SocketPeer};
 use crate::value::{Affinity, Backend, Frontend, Interface, Service, ServiceName, Traffic};
 
 macro_rules! pod {
@@ -30,5 +31,8 @@ pod!(
     PrefixKey<V6>,
     Service,
     ServiceName,
+    SocketKey,
+    SocketName,
+    SocketPeer,
     Traffic,
 );

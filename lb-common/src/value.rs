@@ -193,6 +193,10 @@ pub mod role {
     pub const TUNNEL: u8 = 3;
 }
 
+/// Key of the interface row that is no interface's: the addresses by which
+/// processes of the node itself count as clients.
+pub const NODE_ITSELF: u32 = 0;
+
 /// A row of the interface map, by interface index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -11,11 +11,14 @@ pub enum Hook {
     Egress = 1,
     /// XDP.
     Xdp = 2,
+    /// Calls of sockets: connect, send and receive with an address, and asking
+    /// for the peer's name.
+    Socket = 3,
 }
 
 impl Hook {
     /// Every hook, in the order of its number.
-    pub const ALL: [Self; 3] = [Self::Ingress, Self::Egress, Self::Xdp];
+    pub const ALL: [Self; 4] = [Self::Ingress, Self::Egress, Self::Xdp, Self::Socket];
 
     /// Name in metrics and status.
     pub const fn name(self) -> &'static str {
@@ -23,6 +26,7 @@ impl Hook {
             Self::Ingress => "tc_ingress",
             Self::Egress => "tc_egress",
             Self::Xdp => "xdp",
+            Self::Socket => "socket",
         }
     }
 }

@@ -9,14 +9,13 @@ use crate::select::{Client, Picked, takes_new};
 
 const SECOND: u64 = 1_000_000_000;
 
-/// The client's key, in this CPU's scratch space.
+/// The client's key, in its room.
 #[inline(always)]
-fn key<A: Family>(service: u32, client: &Client<A>) -> Option<&'static AffinityKey<A>> {
-    let ask = A::ask().get_ptr_mut(0)?;
-    // SAFETY: this CPU's only user of the scratch space is this run.
-    let key = unsafe { &mut (*ask).affinity };
+fn key<A: Family>(service: u32, client: &Client<A>) -> &AffinityKey<A> {
+    // SAFETY: the room is valid, and nobody else's during this run.
+    let key = unsafe { &mut (*client.room).affinity };
     *key = AffinityKey { client: client.addr, service };
-    Some(key)
+    key
 }
 
 /// The backend that the client was given, if it still takes new flows in this
@@ -28,7 +27,7 @@ pub(crate) fn given<A: Family>(
     client: &Client<A>,
     timeout: u32,
 ) -> Option<Picked> {
-    let row = A::affinity().get_ptr_mut(key(service, client)?)?;
+    let row = A::affinity().get_ptr_mut(key(service, client))?;
     // SAFETY: the kernel keeps the element's memory valid for this run; integers
     // only, so a row that was given away meanwhile is at worst a wrong hint.
     let row = unsafe { &mut *row };
@@ -47,10 +46,9 @@ pub(crate) fn given<A: Family>(
 /// Notes what the client was given now.
 #[inline(always)]
 pub(crate) fn note<A: Family>(service: u32, client: &Client<A>, picked: &Picked) {
-    let Some(ask) = A::ask().get_ptr_mut(0) else { return };
-    let Some(key) = key(service, client) else { return };
-    // SAFETY: this CPU's only user of the scratch space is this run.
-    let row = unsafe { &mut (*ask).given };
+    let key = key(service, client);
+    // SAFETY: as above; the key is beside it.
+    let row = unsafe { &mut (*client.room).given };
     *row =
         Affinity { last_used: client.now, backend: picked.id, generation: picked.row.generation };
     // An LRU map takes every row; without one the next connection picks anew.

@@ -11,6 +11,25 @@ static SNAT_PORT_MAX: Global<u32> = Global::new(65_535);
 /// Bits of [`lb_common::names::option`].
 #[unsafe(no_mangle)]
 static OPTIONS: Global<u32> = Global::new(lb_common::names::option::ANSWER_ECHO);
+/// Cookie of the network namespace whose sockets are this node's own. No
+/// namespace has the cookie 0.
+#[unsafe(no_mangle)]
+static NETNS_COOKIE: Global<u64> = Global::new(0);
+/// Bits of [`lb_common::names::socket_option`].
+#[unsafe(no_mangle)]
+static SOCKET_OPTIONS: Global<u32> = Global::new(0);
+
+/// Cookie of this node's network namespace.
+#[inline(always)]
+pub(crate) fn netns_cookie() -> u64 {
+    NETNS_COOKIE.load()
+}
+
+/// Whether an option for sockets is on.
+#[inline(always)]
+pub(crate) fn socket_option(bit: u32) -> bool {
+    SOCKET_OPTIONS.load() & bit != 0
+}
 
 /// Whether an option is on.
 #[inline(always)]

@@ -187,15 +187,17 @@ pub(crate) fn new_flow<A: Family>(
         // There is nothing to reset, and a reset is never answered.
         return Err(Verdict::DroppedNoFlow);
     }
-    if !clients::is_admitted(*frontend, packet.tuple.src) {
+    let room = A::ask().get_ptr_mut(0).ok_or(Verdict::DroppedNoFlow)?;
+    if !clients::is_admitted(*frontend, packet.tuple.src, room) {
         return Err(stats::dropped(frontend.service, Verdict::DroppedSourceRange));
     }
-    let origin = clients::origin(arrival.ifindex, packet.tuple.src);
+    let origin = clients::origin(arrival.ifindex, packet.tuple.src, room);
     let client = Client {
         addr: packet.tuple.src,
         port: packet.tuple.sport,
         proto: packet.proto,
         now: arrival.now,
+        room,
     };
     let picked = match select::backend(frontend, origin.scope(*frontend), &client) {
         Ok(picked) => picked,

@@ -40,13 +40,17 @@ mod rewrite;
 mod rewrite_frame;
 mod select;
 mod service_addr;
+mod sock;
+mod sock_addr;
+mod sock_choose;
 mod sockets;
 mod stats;
 mod tc;
 mod xdp;
 
-use aya_ebpf::macros::{classifier, xdp};
-use aya_ebpf::programs::{TcContext, XdpContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, xdp};
+use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext, XdpContext};
+use sock_addr::{Form4, Form6};
 
 /// Length of an Ethernet header.
 const ETHERNET: usize = network_types::eth::EthHdr::LEN;
@@ -79,6 +83,60 @@ fn lb_egress_l3(ctx: TcContext) -> i32 {
 #[xdp]
 fn lb_xdp(ctx: XdpContext) -> u32 {
     xdp::run(&ctx)
+}
+
+/// A socket connects to an IPv4 address.
+#[cgroup_sock_addr(connect4)]
+fn lb_connect4(ctx: SockAddrContext) -> i32 {
+    sock::connect::<Form4>(&ctx)
+}
+
+/// An IPv6 socket connects.
+#[cgroup_sock_addr(connect6)]
+fn lb_connect6(ctx: SockAddrContext) -> i32 {
+    sock::connect::<Form6>(&ctx)
+}
+
+/// A datagram is sent to an IPv4 address.
+#[cgroup_sock_addr(sendmsg4)]
+fn lb_sendmsg4(ctx: SockAddrContext) -> i32 {
+    sock::sendmsg::<Form4>(&ctx)
+}
+
+/// A datagram is sent to an IPv6 address.
+#[cgroup_sock_addr(sendmsg6)]
+fn lb_sendmsg6(ctx: SockAddrContext) -> i32 {
+    sock::sendmsg::<Form6>(&ctx)
+}
+
+/// An IPv4 socket is told who sent a datagram.
+#[cgroup_sock_addr(recvmsg4)]
+fn lb_recvmsg4(ctx: SockAddrContext) -> i32 {
+    sock::recvmsg::<Form4>(&ctx)
+}
+
+/// An IPv6 socket is told who sent a datagram.
+#[cgroup_sock_addr(recvmsg6)]
+fn lb_recvmsg6(ctx: SockAddrContext) -> i32 {
+    sock::recvmsg::<Form6>(&ctx)
+}
+
+/// An IPv4 socket asks for its peer.
+#[cgroup_sock_addr(getpeername4)]
+fn lb_getpeername4(ctx: SockAddrContext) -> i32 {
+    sock::getpeername::<Form4>(&ctx)
+}
+
+/// An IPv6 socket asks for its peer.
+#[cgroup_sock_addr(getpeername6)]
+fn lb_getpeername6(ctx: SockAddrContext) -> i32 {
+    sock::getpeername::<Form6>(&ctx)
+}
+
+/// A socket is closed.
+#[cgroup_sock(sock_release)]
+fn lb_release(ctx: SockContext) -> i32 {
+    sock::release(&ctx)
 }
 
 /// The licence that the kernel reads: its GPL-only helpers ask for one.

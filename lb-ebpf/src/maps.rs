@@ -7,11 +7,11 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::limits::{
     MAX_AFFINITY, MAX_BACKENDS, MAX_FLOWS_V4, MAX_FLOWS_V6, MAX_FRONTENDS, MAX_INTERFACES,
-    MAX_PREFIXES, MAX_SERVICES, MAX_SLOTS,
+    MAX_PREFIXES, MAX_SERVICES, MAX_SLOTS, MAX_SOCKET_PEERS, MAX_SOCKETS,
 };
 use lb_common::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, PrefixKey,
-    Service, ServiceName, Traffic, V4, V6, filter, verdict,
+    Service, ServiceName, SocketKey, SocketName, SocketPeer, Traffic, V4, V6, filter, verdict,
 };
 
 /// Keys and rows of lookups that only new flows need.
@@ -100,6 +100,24 @@ pub(crate) static LB_PREFIXES_V6: LpmTrie<PrefixKey<V6>, u32> =
 /// all CPUs; the agent puts right what flows that ended unseen left behind.
 #[map]
 pub(crate) static LB_OPEN: Array<u64> = Array::with_max_entries(MAX_BACKENDS, BPF_F_MMAPABLE);
+/// Whom TCP sockets of this node are connected to, by cookie. A row lost only
+/// makes the backend's name show.
+#[map]
+pub(crate) static LB_SOCKETS_TCP: LruHashMap<u64, SocketPeer> =
+    LruHashMap::with_max_entries(MAX_SOCKETS, 0);
+/// Whom UDP sockets of this node are connected to, by cookie. No row may be
+/// lost: it is how the agent finds those whose backend is gone.
+#[map]
+pub(crate) static LB_SOCKETS_UDP: HashMap<u64, SocketPeer> =
+    HashMap::with_max_entries(MAX_SOCKETS, BPF_F_NO_PREALLOC);
+/// Whom a socket's datagrams to a Service go to, without a connection.
+#[map]
+pub(crate) static LB_SOCKET_PEERS: LruHashMap<SocketKey, SocketPeer> =
+    LruHashMap::with_max_entries(MAX_SOCKET_PEERS, 0);
+/// By which name a socket knows the backend that a datagram comes from.
+#[map]
+pub(crate) static LB_SOCKET_NAMES: LruHashMap<SocketKey, SocketName> =
+    LruHashMap::with_max_entries(MAX_SOCKET_PEERS, 0);
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
 pub(crate) static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_entries(1, 0);

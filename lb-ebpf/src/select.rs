@@ -5,7 +5,7 @@ use lb_common::value::{backend_state, scope};
 use lb_common::{Backend, BePort, Frontend, Segment, Service, Verdict};
 
 use crate::family::Family;
-use crate::maps::{LB_BACKENDS, LB_SERVICES, LB_SLOTS};
+use crate::maps::{Ask, LB_BACKENDS, LB_SERVICES, LB_SLOTS};
 use crate::{affinity, globals, policy};
 
 /// A backend that was picked.
@@ -33,6 +33,8 @@ pub(crate) struct Client<A> {
     pub(crate) proto: u8,
     /// Monotonic clock, nanoseconds.
     pub(crate) now: u64,
+    /// Room that this run has for itself, for keys and rows.
+    pub(crate) room: *mut Ask<A>,
 }
 
 /// The slots of a scope, which are not none.

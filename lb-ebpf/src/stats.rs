@@ -1,8 +1,10 @@
 //! Counters. Per CPU, so no atomics: a program is never interrupted by another
-//! run of itself on the same CPU.
+//! run of itself on the same CPU. The programs of sockets may be, by packets;
+//! that costs a count where a packet comes between the two instructions of
+//! another, and this target has no atomic addition.
 
 use lb_common::verdict::counter_index;
-use lb_common::{Address, Flow, Hook, Traffic, Verdict};
+use lb_common::{Address, Flow, Hook, SocketPeer, Traffic, Verdict};
 
 use crate::maps::{LB_BACKENDS, LB_BE_TRAFFIC, LB_SVC_TRAFFIC, LB_VERDICTS};
 
@@ -96,4 +98,16 @@ pub(crate) fn refused(service: u32) {
         // SAFETY: a valid element of this CPU's array.
         unsafe { (*traffic).refused += 1 };
     }
+}
+
+/// Counts the one verdict of a socket's call and returns it.
+#[inline(always)]
+pub(crate) fn call(made: Verdict) -> Verdict {
+    verdict(Hook::Socket, made)
+}
+
+/// A socket was given a backend.
+#[inline(always)]
+pub(crate) fn chosen(given: &SocketPeer) {
+    both(given.service, given.backend, |traffic| traffic.connections += 1);
 }

@@ -90,6 +90,11 @@ impl Agent {
         }
     }
 
+    /// Further arguments for the next start.
+    pub const fn set_more(&mut self, more: &'static [&'static str]) {
+        self.options.more = more;
+    }
+
     /// Starts the process, after [`Agent::terminate`] or [`Agent::kill`].
     pub fn run(&mut self) -> Result<()> {
         let path = self.log();

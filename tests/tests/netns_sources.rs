@@ -112,8 +112,9 @@ fn table(setup: Setup, kube_proxy_way: bool) -> Result<()> {
     route_to_node_1(topology)?;
     let node = &topology.nodes[0];
     let pod = cluster.pod(0, 0);
-    let clients: [(Client, &Namespace, Addresses); 2] = [
+    let clients: [(Client, &Namespace, Addresses); 3] = [
         (Client::Pod, &pod.netns, pod.addresses),
+        (Client::Node, &node.netns, node.addresses),
         (Client::Outside, &topology.client, topology.client_addresses),
     ];
     for service in NUMBERS {

@@ -9,13 +9,14 @@ mod metrics;
 mod node;
 mod report;
 mod socket;
+mod stale;
 mod status;
 mod sysctl;
 
 pub(crate) use socket::remove_stale_socket;
 pub use socket::{SocketError, ask};
 pub(crate) use status::unix_now;
-pub use status::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SyncInfo};
+pub use status::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SocketInfo, SyncInfo};
 
 use crate::cli::{BehaviourArgs, ListenAddress};
 use crate::dataplane::maps::MapsError;

@@ -3,10 +3,11 @@
 
 use super::health::{HealthPorts, ProxyHealth};
 use super::report::Report;
+use super::stale::StaleSockets;
 use super::status::{SharedStatus, SyncInfo, unix_now};
 use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, sysctl};
 use crate::cli::BehaviourArgs;
-use crate::dataplane::Hooks;
+use crate::dataplane::{HookOptions, Hooks};
 use crate::desired::{
     CompileOptions, Desired, HealthCheck, Problem, SlowStart, compile, health_checks,
 };
@@ -50,6 +51,7 @@ pub(super) struct Node {
     network: NetworkWatcher,
     programmer: Programmer,
     hooks: Hooks,
+    stale: StaleSockets,
     compile: CompileOptions,
     behaviour: BehaviourArgs,
     /// This machine's Node object.
@@ -116,6 +118,7 @@ impl Node {
             network,
             programmer,
             hooks,
+            stale: StaleSockets::default(),
             compile: config.compile.clone(),
             behaviour: config.behaviour.clone(),
             own: None,
@@ -139,6 +142,7 @@ impl Node {
         node.facts = node.look();
         node.apply();
         node.attach();
+        node.serve_sockets(&options)?;
         Ok(node)
     }
 
@@ -159,9 +163,9 @@ impl Node {
     }
 
     async fn next(&mut self) -> Option<Event> {
-        let expiry = self.programmer.next_expiry();
-        let deadlines = [self.retry, self.recheck, self.reweigh, self.relisten, expiry];
-        let deadline = deadlines.into_iter().flatten().min();
+        let own = [self.retry, self.recheck, self.reweigh, self.relisten];
+        let parts = [self.programmer.next_expiry(), self.stale.due()];
+        let deadline = own.into_iter().chain(parts).flatten().min();
         let timer = async {
             match deadline {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -243,6 +247,7 @@ impl Node {
         self.reweigh = self.slow_start.next_step(now);
         match self.programmer.apply(&desired, &self.facts, now) {
             Ok(applied) => {
+                self.stale.changed(&mut self.report);
                 self.sync_duration.observe(applied.duration.as_secs_f64());
                 if applied.wants_retry() {
                     self.retry_in(QUARANTINE);
@@ -294,10 +299,23 @@ impl Node {
         }
     }
 
+    /// Attaches to the calls of sockets, now that there is something to answer
+    /// them with.
+    fn serve_sockets(&mut self, options: &HookOptions) -> Result<(), AgentError> {
+        let sockets = self.hooks.attach_sockets();
+        if sockets.cgroup.is_some() {
+            self.stale.serve(&options.pin_dir, &mut self.report)?;
+        }
+        self.report.set_sockets(sockets.into());
+        Ok(())
+    }
+
     fn tick(&mut self) {
         let now = Instant::now();
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if due(self.retry) {
+        if due(self.stale.due()) {
+            self.stale.look(&mut self.report);
+        } else if due(self.retry) {
             self.retry = None;
             self.reload();
             self.apply();

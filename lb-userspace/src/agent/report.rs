@@ -1,6 +1,6 @@
 //! Turns what happens into log lines, each once, and into the status.
 
-use super::status::{AgentInfo, HookInfo, ProblemInfo, SharedStatus, SyncInfo};
+use super::status::{AgentInfo, HookInfo, ProblemInfo, SharedStatus, SocketInfo, SyncInfo};
 use crate::desired::{Problem, ServicePortKey};
 use crate::reconcile::Refusal;
 use std::collections::BTreeSet;
@@ -26,6 +26,8 @@ struct Warnings {
     held: Option<String>,
     system: Vec<String>,
     idle: Option<String>,
+    sockets: Option<String>,
+    stale: Option<String>,
 }
 
 /// What keeps the agent from its work, by where it comes from.
@@ -159,6 +161,28 @@ impl Report {
         self.publish();
     }
 
+    /// The hooks of sockets. Without them the node's own processes go without
+    /// Services, and nobody else.
+    pub(super) fn set_sockets(&mut self, sockets: SocketInfo) {
+        self.warnings.sockets = sockets
+            .note
+            .as_ref()
+            .map(|note| format!("processes of this node can't reach Services: {note}"));
+        self.status.update(|status| status.sockets = sockets);
+        self.publish();
+    }
+
+    /// Whether UDP sockets can be told that their backend is gone.
+    pub(super) fn set_stale_error(&mut self, error: Option<String>) {
+        self.warnings.stale = error.map(|error| {
+            format!(
+                "connected UDP sockets of this node stay with backends that are gone, until they \
+                 are closed: {error}"
+            )
+        });
+        self.publish();
+    }
+
     /// Whether a hook is missing that should be there.
     pub(super) const fn has_hook_failures(&self) -> bool {
         !self.errors.hooks.is_empty()
@@ -166,9 +190,9 @@ impl Report {
 
     /// Logs what is new and what is over, and updates the status.
     fn publish(&mut self) {
-        let Warnings { lasting, node, held, system, idle } = &self.warnings;
-        let warnings: Vec<String> =
-            lasting.iter().chain(node).chain(held).chain(system).chain(idle).cloned().collect();
+        let Warnings { lasting, node, held, system, idle, sockets, stale } = &self.warnings;
+        let warnings = lasting.iter().chain(node).chain(held).chain(system).chain(idle);
+        let warnings: Vec<String> = warnings.chain(sockets).chain(stale).cloned().collect();
         let Errors { source, network, apply, hooks } = &self.errors;
         let reasons: Vec<String> =
             source.iter().chain(network).chain(apply).chain(hooks).cloned().collect();

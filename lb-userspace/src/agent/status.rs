@@ -1,7 +1,7 @@
 //! What the agent says of itself: on its socket as JSON, in the log, and in
 //! the metrics.
 
-use crate::dataplane::HookStatus;
+use crate::dataplane::{HookStatus, SocketStatus};
 use crate::desired::{Problem, Severity};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -15,6 +15,8 @@ pub struct AgentStatus {
     pub agent: AgentInfo,
     /// Hooks of every interface.
     pub hooks: Vec<HookInfo>,
+    /// The hooks of sockets.
+    pub sockets: SocketInfo,
     /// The last time that the kernel was brought up to date.
     pub last_sync: Option<SyncInfo>,
     /// Objects that are refused, or in force only in part.
@@ -75,6 +77,24 @@ impl From<HookStatus> for HookInfo {
             note,
             failed,
         }
+    }
+}
+
+/// The hooks of sockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketInfo {
+    /// Whose sockets should be served: `host`, `all` or `off`.
+    pub clients: String,
+    /// The cgroup that the programs are attached to, if they are.
+    pub cgroup: Option<PathBuf>,
+    /// Why they are not.
+    pub note: Option<String>,
+}
+
+impl From<SocketStatus> for SocketInfo {
+    fn from(status: SocketStatus) -> Self {
+        let SocketStatus { clients, cgroup, note } = status;
+        Self { clients: clients.to_string(), cgroup, note }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::behaviour::BehaviourArgs;
 use crate::cmd::check::CheckArgs;
 use crate::cmd::cleanup::CleanupArgs;
-use crate::dataplane::{DEFAULT_PIN_DIR, TcPreference, XdpPreference};
+use crate::dataplane::{DEFAULT_PIN_DIR, SocketClients, TcPreference, XdpPreference};
 use crate::desired::Policy;
 use crate::netlink::Pattern;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -115,6 +115,12 @@ pub struct AgentArgs {
     /// How the TC programs are attached
     #[arg(long, value_name = "MODE", value_enum, default_value_t)]
     pub tc: TcPreference,
+    /// Whose sockets reach Services by their own calls (connect, sendmsg) instead of by packets
+    ///
+    /// Packets of the node's own processes come in by no interface, so this is their only way.
+    /// Node ports answer them on loopback addresses too.
+    #[arg(long, value_name = "WHOSE", value_enum, default_value_t)]
+    pub socket_clients: SocketClients,
     /// How Services without the annotation lb.network/policy pick a backend
     #[arg(long, value_name = "POLICY", value_enum, default_value_t)]
     pub policy: Policy,

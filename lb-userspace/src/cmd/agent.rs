@@ -39,6 +39,7 @@ fn config(args: AgentArgs) -> Config {
     hooks.xdp = args.xdp;
     hooks.tc = args.tc;
     hooks.behaviour = args.behaviour.programs();
+    hooks.socket_clients = args.socket_clients;
     let snat_ports_given = args.snat_ports.is_some();
     if let Some(ports) = args.snat_ports {
         hooks.snat_ports = ports;

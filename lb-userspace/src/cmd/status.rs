@@ -1,7 +1,9 @@
 //! `lb status`: whether everything is in order, from the agent's own words and
 //! from the kernel.
 
-use crate::agent::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SyncInfo, ask, unix_now};
+use crate::agent::{
+    AgentInfo, AgentStatus, HookInfo, ProblemInfo, SocketInfo, SyncInfo, ask, unix_now,
+};
 use crate::cli::{Format, StatusArgs, Table, print, print_json};
 use crate::dataplane::maps::{MapFill, Maps, MapsError, fill};
 use crate::view::{Verdicts, services, verdicts};
@@ -22,6 +24,7 @@ struct Status {
     pin_dir: PathBuf,
     agent: Option<AgentInfo>,
     hooks: Vec<HookInfo>,
+    sockets: SocketInfo,
     last_sync: Option<SyncInfo>,
     problems: Vec<ProblemInfo>,
     warnings: Vec<String>,
@@ -86,13 +89,15 @@ fn read(socket: &Path, pin_dir: &Path) -> Status {
         reasons.push(error.to_string());
         Kernel::default()
     });
-    let AgentStatus { agent: _, hooks, last_sync, problems, warnings, reasons: _ } = status;
+    let AgentStatus { agent: _, hooks, sockets, last_sync, problems, warnings, reasons: _ } =
+        status;
     Status {
         healthy: reasons.is_empty(),
         reasons,
         pin_dir: pin_dir.to_path_buf(),
         agent,
         hooks,
+        sockets,
         last_sync,
         problems,
         warnings,
@@ -116,6 +121,7 @@ fn text(status: &Status) -> String {
     lines.extend(status.reasons.iter().map(|reason| format!("           {reason}")));
     if let Some(agent) = &status.agent {
         lines.extend(agent_lines(agent));
+        lines.push(format!("Sockets    {}", sockets(&status.sockets)));
     }
     if let Some(sync) = &status.last_sync {
         let took = sync.duration_seconds * 1e3;
@@ -154,6 +160,16 @@ fn agent_lines(agent: &AgentInfo) -> Vec<String> {
         lines.push(format!("Healthz    http://{healthz}/healthz"));
     }
     lines
+}
+
+/// Whose sockets are served. Why they are not is among the warnings.
+fn sockets(info: &SocketInfo) -> String {
+    let SocketInfo { clients, cgroup, note: _ } = info;
+    match cgroup {
+        Some(cgroup) => format!("{clients}, by {}", cgroup.display()),
+        None if clients == "off" => clients.clone(),
+        None => format!("{clients}, but not attached"),
+    }
 }
 
 /// How long ago, in the largest unit that says something.
@@ -203,7 +219,7 @@ fn maps(fill: &[MapFill]) -> Table {
 
 /// Verdicts that occurred, a column for each hook.
 fn packets(verdicts: &Verdicts) -> Table {
-    let mut table = Table::new(&[false, true, true, true]);
+    let mut table = Table::new(&[false, true, true, true, true]);
     let hooks: Vec<&str> = verdicts.keys().copied().collect();
     table.row(["  Verdict"].into_iter().chain(hooks));
     let rows = verdicts.values().next().into_iter().flat_map(|counts| counts.keys());
@@ -242,6 +258,7 @@ mod tests {
                 hook("ingress", Some("tcx"), None),
                 hook("xdp", None, Some("the driver has none")),
             ],
+            sockets: SocketInfo::default(),
             last_sync: None,
             problems: vec![ProblemInfo::refused("shop/web:http (TCP)", "the slot map is full")],
             warnings: vec![],

@@ -76,7 +76,7 @@ pub(super) fn write(pins: &PinDir, abi: Abi) -> Result<(), DataplaneError> {
 
 /// The cookie of this network namespace: unique until the next boot, unlike
 /// its inode number. 0 before Linux 5.14.
-fn namespace_cookie() -> u64 {
+pub(super) fn namespace_cookie() -> u64 {
     let socket: Result<OwnedFd, _> =
         socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
     let Ok(socket) = socket else { return 0 };

@@ -9,8 +9,8 @@ use super::pins::{LinkKey, PinLock};
 use super::rows::Rows;
 use super::xdp::{self, Plan};
 use super::{
-    DataplaneError, HookOptions, HookPoint, HookStatus, Mode, PinDir, SyncReport, TcPreference,
-    abi, spec, teardown,
+    DataplaneError, HookOptions, HookPoint, HookStatus, Mode, PinDir, SocketStatus, SyncReport,
+    TcPreference, abi, sockets, spec, teardown,
 };
 use crate::netlink::tc::Direction;
 use crate::netlink::{Link, NetworkState};
@@ -83,6 +83,12 @@ impl Hooks {
         self.attached.values().cloned().collect()
     }
 
+    /// Attaches to the calls of sockets, or detaches, as the options say. What
+    /// fails is in the status.
+    pub fn attach_sockets(&mut self) -> SocketStatus {
+        sockets::attach(&mut self.programs, self.options.socket_clients, &self.pins)
+    }
+
     /// Attaches to what the state names and detaches from the rest. What fails
     /// on one interface is tried again at the next call and stops nothing.
     pub fn sync(&mut self, state: &NetworkState) -> SyncReport {
@@ -103,6 +109,9 @@ impl Hooks {
         }
         let wanted: BTreeSet<u32> = state.links.iter().map(|link| link.index).collect();
         self.release(&wanted, &mut report);
+        if let Err(error) = self.rows.put_node(&state.links) {
+            report.failures.push(error.to_string());
+        }
         report
     }
 

@@ -2,9 +2,9 @@
 //! are needed, since the kernel takes a good part of a second to verify each.
 
 use super::spec::specs;
-use super::{DataplaneError, HookOptions, PinDir};
+use super::{DataplaneError, HookOptions, PinDir, sockets};
 use crate::object::OBJECT;
-use aya::programs::{Program, ProgramError, SchedClassifier, Xdp};
+use aya::programs::{CgroupSockAddr, Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::names;
 use std::collections::BTreeMap;
@@ -32,6 +32,12 @@ impl Programs {
         );
         let word = options.behaviour.options();
         loader.override_global(names::GLOBAL_OPTIONS, &word, true);
+        let (namespace, socket_options) = sockets::constants(options.socket_clients);
+        loader.override_global(names::GLOBAL_NETNS_COOKIE, &namespace, true).override_global(
+            names::GLOBAL_SOCKET_OPTIONS,
+            &socket_options,
+            true,
+        );
         for spec in &specs {
             loader
                 .map_max_entries(spec.name, spec.entries)
@@ -71,6 +77,20 @@ impl Programs {
         })?
         .try_into()
         .map_err(|source| DataplaneError::Program { program: name, source })
+    }
+
+    /// A program for calls of sockets, ready to be attached.
+    pub(super) fn socket(&mut self, name: &'static str) -> Result<&mut Program, DataplaneError> {
+        self.ready(name, |program| {
+            if program.fd().is_ok() {
+                return Ok(());
+            }
+            if let Program::CgroupSock(closing) = program {
+                return closing.load();
+            }
+            let calls: &mut CgroupSockAddr = program.try_into()?;
+            calls.load()
+        })
     }
 
     fn ready(

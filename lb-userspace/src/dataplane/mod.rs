@@ -9,6 +9,7 @@ pub mod abi;
 mod attach;
 mod behaviour;
 mod bpffs;
+mod cgroup;
 mod clsact;
 mod error;
 mod hooks;
@@ -17,6 +18,7 @@ mod log;
 pub mod maps;
 mod pins;
 mod rows;
+mod sockets;
 mod spec;
 mod sys;
 mod teardown;
@@ -26,6 +28,7 @@ pub use behaviour::{Behaviour, LocalPods, Masquerade};
 pub use error::DataplaneError;
 pub use hooks::Hooks;
 pub use pins::PinDir;
+pub use sockets::SocketStatus;
 pub use spec::MapSizes;
 pub use teardown::{CleanupReport, cleanup};
 
@@ -67,6 +70,29 @@ pub enum TcPreference {
     Clsact,
 }
 
+/// Which sockets have Services translated in their calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum SocketClients {
+    /// Those of this network namespace: processes of the node, and pods in its network
+    #[default]
+    Host,
+    /// Those of every network namespace, so that other programs of pods never see the Service's
+    /// address
+    All,
+    /// None: processes of the node can't reach Services
+    Off,
+}
+
+impl fmt::Display for SocketClients {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "host",
+            Self::All => "all",
+            Self::Off => "off",
+        })
+    }
+}
+
 /// How the data plane is set up.
 #[derive(Clone, Debug)]
 pub struct HookOptions {
@@ -76,6 +102,8 @@ pub struct HookOptions {
     pub xdp: XdpPreference,
     /// How TC is used.
     pub tc: TcPreference,
+    /// Whose sockets are served.
+    pub socket_clients: SocketClients,
     /// Source ports for flows that get this node's address.
     pub snat_ports: RangeInclusive<u16>,
     /// How the programs treat clients.
@@ -91,6 +119,7 @@ impl HookOptions {
             pin_dir: pin_dir.into(),
             xdp: XdpPreference::default(),
             tc: TcPreference::default(),
+            socket_clients: SocketClients::default(),
             snat_ports: DEFAULT_SNAT_PORTS,
             behaviour: Behaviour::default(),
             sizes: MapSizes::default(),

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// A directory on a BPF file system with everything that outlives the agent:
-/// `maps/NAME` and `links/INDEX-HOOK`.
+/// `maps/NAME`, `links/INDEX-HOOK` and `links/cgroup-CALL`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinDir(PathBuf);
 
@@ -54,6 +54,11 @@ impl PinDir {
     /// Where a link is pinned.
     pub(super) fn link(&self, key: LinkKey) -> PathBuf {
         self.links().join(key.file_name())
+    }
+
+    /// Where the link is pinned for a call of sockets.
+    pub(super) fn socket_link(&self, call: &str) -> PathBuf {
+        self.links().join(format!("cgroup-{call}"))
     }
 
     /// Makes the directories, and mounts the file system if that is missing.

@@ -2,9 +2,10 @@
 //! they run on. Written before a program is attached, removed after it is gone.
 
 use super::{DataplaneError, PinDir};
-use crate::netlink::Link;
+use crate::netlink::{Link, Role};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use lb_common::names::MAP_INTERFACES;
+use lb_common::value::NODE_ITSELF;
 use lb_common::{Interface, V4, V6};
 use std::collections::BTreeSet;
 
@@ -39,10 +40,29 @@ impl Rows {
         self.0.insert(link.index, row, 0).map_err(fail)
     }
 
-    /// Removes every row but those of the given interfaces.
+    /// The addresses by which processes of the node itself count as clients.
+    pub(super) fn put_node(&mut self, links: &[Link]) -> Result<(), DataplaneError> {
+        let uplinks = || links.iter().filter(|link| link.role == Role::Uplink);
+        let all = || uplinks().chain(links);
+        let v4 = all().find_map(|link| link.snat_v4);
+        let v6 = all().find_map(|link| link.snat_v6);
+        let row = Interface {
+            snat_v4: v4.map_or(0, |address| V4::from(address).0),
+            snat_v6: v6.map_or([0; 4], |address| V6::from(address).0),
+            ..Interface::default()
+        };
+        if self.0.get(&NODE_ITSELF, 0).is_ok_and(|old| old == row) {
+            return Ok(());
+        }
+        self.0.insert(NODE_ITSELF, row, 0).map_err(fail)
+    }
+
+    /// Removes every row but those of the given interfaces, and the node's own.
     pub(super) fn retain(&mut self, indices: &BTreeSet<u32>) -> Result<(), DataplaneError> {
         let rows = self.0.keys().collect::<Result<Vec<_>, _>>().map_err(fail)?;
-        for index in rows.into_iter().filter(|index| !indices.contains(index)) {
+        for index in
+            rows.into_iter().filter(|index| *index != NODE_ITSELF && !indices.contains(index))
+        {
             match self.0.remove(&index) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(fail(error)),

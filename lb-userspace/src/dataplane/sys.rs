@@ -15,9 +15,13 @@ const PROG_GET_NEXT_ID: i32 = 11;
 const MAP_GET_NEXT_ID: i32 = 12;
 /// `BPF_OBJ_GET_INFO_BY_FD`.
 const OBJ_GET_INFO_BY_FD: i32 = 15;
+/// `BPF_LINK_UPDATE`.
+const LINK_UPDATE: i32 = 29;
 /// `BPF_LINK_DETACH`.
 const LINK_DETACH: i32 = 34;
 
+/// `BPF_LINK_TYPE_CGROUP`.
+const LINK_TYPE_CGROUP: u32 = 3;
 /// `BPF_LINK_TYPE_XDP`.
 const LINK_TYPE_XDP: u32 = 6;
 /// `BPF_LINK_TYPE_TCX`.
@@ -41,7 +45,8 @@ impl Attributes {
     }
 }
 
-/// `struct bpf_link_info` with the union as tcx and XDP fill it.
+/// `struct bpf_link_info` with the union as tcx and XDP fill it; a cgroup's id
+/// stands in the place of the interface.
 #[derive(Clone, Copy, Default)]
 #[repr(C, align(8))]
 struct RawLinkInfo {
@@ -64,6 +69,8 @@ pub(super) enum LinkKind {
     Tcx,
     /// XDP.
     Xdp,
+    /// A cgroup's sockets.
+    Cgroup,
     /// Something that this program never makes.
     Other,
 }
@@ -74,7 +81,8 @@ pub(super) struct LinkInfo {
     pub kind: LinkKind,
     /// Id of its program.
     pub program: u32,
-    /// The interface that it is attached to; 0 if that is gone.
+    /// The interface, or the low half of the id of the cgroup, that it is
+    /// attached to; 0 if that is gone.
     pub index: u32,
 }
 
@@ -99,10 +107,19 @@ pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
     let kind = match raw.kind {
         LINK_TYPE_TCX => LinkKind::Tcx,
         LINK_TYPE_XDP => LinkKind::Xdp,
+        LINK_TYPE_CGROUP => LinkKind::Cgroup,
         _ => LinkKind::Other,
     };
     let index = if kind == LinkKind::Other { 0 } else { raw.ifindex };
     Ok(LinkInfo { kind, program: raw.program, index })
+}
+
+/// Gives a link another program: from one run to the next, none is missing.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = Attributes::new()
+        .with(0, link.as_raw_fd().to_ne_bytes())
+        .with(4, program.as_raw_fd().to_ne_bytes());
+    bpf(LINK_UPDATE, &mut attributes).map(drop)
 }
 
 /// Detaches a link now; its pin then is an empty shell. Removing the pin alone

@@ -3,7 +3,7 @@
 
 use super::clsact::Clsact;
 use super::pins::list;
-use super::sys;
+use super::sys::{self, LinkKind};
 use super::{DataplaneError, PinDir, abi, attach, bpffs};
 use crate::netlink;
 use aya::maps::MapInfo;
@@ -98,7 +98,8 @@ fn remove_links(
         let detached = attach::detach(&path);
         let detached = detached.map_err(|source| remove_failed(&path, source))?;
         let pin = file_name(&path);
-        let name = info.and_then(|info| names.iter().find(|(index, _)| *index == info.index));
+        let on = info.filter(|info| info.kind != LinkKind::Cgroup).map(|info| info.index);
+        let name = on.and_then(|on| names.iter().find(|(index, _)| *index == on));
         report.removed.push(match name {
             Some((_, name)) if detached => format!("link {pin} ({name})"),
             Some(_) | None => format!("link {pin}"),

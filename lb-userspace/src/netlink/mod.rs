@@ -3,12 +3,14 @@
 //!
 //! In come netlink messages of links, addresses and routes; out goes a
 //! [`NetworkState`], again after each change. Nothing here touches BPF or
-//! changes the network, except [`tc`], which removes what the data plane left.
+//! changes the network, except [`tc`], which removes what the data plane left,
+//! and [`sock_diag`], which tells sockets that their peer is gone.
 
 mod classify;
 mod decode;
 mod pattern;
 mod request;
+pub mod sock_diag;
 mod source;
 mod state;
 pub mod tc;

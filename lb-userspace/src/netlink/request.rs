@@ -1,11 +1,11 @@
-//! Requests to the kernel over a route socket, and their replies as bytes.
+//! Requests to the kernel over a netlink socket, and their replies as bytes.
 //!
 //! Synchronous: a reply takes microseconds, and both the agent and one-shot
 //! commands use it. A reply is not decoded further than its framing, so that
 //! attributes of newer kernels never get in the way.
 
 use super::NetlinkError;
-use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rtnetlink::sys::{Socket, SocketAddr, protocols};
 use std::io;
 
 /// Length of `struct nlmsghdr`.
@@ -19,16 +19,40 @@ pub(super) struct Message {
     pub payload: Vec<u8>,
 }
 
-/// Sends one request and collects the replies until the kernel says that it
-/// is done. `flags` are added to `NLM_F_REQUEST`.
+/// Whom a request is for.
+#[derive(Clone, Copy)]
+pub(super) enum Family {
+    /// Links, addresses, routes, filters.
+    Route,
+    /// Sockets.
+    SocketDiagnosis,
+}
+
+/// Sends one request about the network and collects the replies.
 pub(super) fn request(
     operation: &'static str,
     kind: u16,
     flags: i32,
     body: &[u8],
 ) -> Result<Vec<Message>, NetlinkError> {
+    ask(Family::Route, operation, kind, flags, body)
+}
+
+/// Sends one request and collects the replies until the kernel says that it
+/// is done. `flags` are added to `NLM_F_REQUEST`.
+pub(super) fn ask(
+    family: Family,
+    operation: &'static str,
+    kind: u16,
+    flags: i32,
+    body: &[u8],
+) -> Result<Vec<Message>, NetlinkError> {
     let fail = |source| NetlinkError::Socket { operation, source };
-    let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail)?;
+    let protocol = match family {
+        Family::Route => protocols::NETLINK_ROUTE,
+        Family::SocketDiagnosis => protocols::NETLINK_SOCK_DIAG,
+    };
+    let mut socket = Socket::new(protocol).map_err(fail)?;
     socket.bind_auto().map_err(fail)?;
     socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
     socket.send(&frame(kind, flags | libc::NLM_F_REQUEST, body), 0).map_err(fail)?;

@@ -9,7 +9,7 @@ use lb_common::Frontend;
 use lb_common::value::{frontend_flag, frontend_kind};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What the maps must know of this node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(super) fn rows_of(
     };
     let mut rows = BTreeMap::new();
     let mut add = |addr: IpAddr, row: Frontend, whole: u8| {
-        rows.entry(FrontendId { addr, port: service.port, proto }).or_insert(row);
+        rows.entry(FrontendId::port(addr, service.port, proto)).or_insert(row);
         // The other ports of an address of the node's own are not ours: an
         // administrator may be on one of them.
         if !facts.node_addresses.contains(&addr) {
@@ -66,10 +66,25 @@ pub(super) fn rows_of(
         let families = families(service);
         let row = row(frontend_kind::NODE_PORT, service.external_scope, 0);
         for &addr in facts.node_port_addresses.iter().filter(|addr| families[family(**addr)]) {
-            rows.entry(FrontendId { addr, port, proto }).or_insert(row);
+            rows.entry(FrontendId::port(addr, port, proto)).or_insert(row);
         }
+        rows.extend(loopback_rows(families, port, proto, row));
     }
     rows.into_iter().collect()
+}
+
+/// A node port's rows on the loopback addresses, for sockets of this node.
+fn loopback_rows(
+    families: [bool; 2],
+    port: u16,
+    proto: u8,
+    row: Frontend,
+) -> impl Iterator<Item = (FrontendId, Frontend)> {
+    let addresses: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    addresses
+        .into_iter()
+        .filter(move |addr| families[family(*addr)])
+        .map(move |addr| (FrontendId::loopback(addr, port, proto), row))
 }
 
 /// Which families the Service port has: those of its addresses, or without

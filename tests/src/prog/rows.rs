@@ -281,6 +281,20 @@ impl Rig {
         }
     }
 
+    /// Adds a frontend that only sockets of the node may use.
+    pub fn add_loopback(&mut self, addr: SocketAddr, proto: u8, frontend: Frontend) {
+        self.flag_socket(addr, proto, filter::FRONTEND);
+        let port = BePort::new(addr.port());
+        match addr.ip() {
+            IpAddr::V4(ip) => {
+                self.put_frontend(FrontendKey::loopback(V4::from(ip), port, proto), frontend);
+            }
+            IpAddr::V6(ip) => {
+                self.put_frontend(FrontendKey::loopback(V6::from(ip), port, proto), frontend);
+            }
+        }
+    }
+
     /// Removes a frontend row, and the row of its address if there is one.
     pub fn remove_frontend(&mut self, addr: SocketAddr, proto: u8) {
         let port = BePort::new(addr.port());

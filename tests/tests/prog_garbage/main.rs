@@ -28,7 +28,7 @@ fn garbage_does_no_harm_and_every_run_is_counted_once() {
     let Some(mut rig) = Rig::take() else { return };
     let world = world(&mut rig);
     let mut random = Random::seeded();
-    let mut runs = [0_u64; 3];
+    let mut runs = [0_u64; lb_common::Hook::ALL.len()];
     let (mut changed, mut ended) = (0, 0);
     let mut given_out: Option<Vec<u8>> = None;
     for _ in 0..frames() {

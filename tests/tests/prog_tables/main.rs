@@ -18,6 +18,7 @@ mod icmp;
 mod icmp_error;
 mod icmp_stray;
 mod least;
+mod loopback;
 mod lost;
 mod policy;
 mod refuse;

@@ -2,6 +2,7 @@
 
 use super::error::MapsError;
 use aya::maps::{HashMap, Map, MapData, MapError};
+use lb_common::key::place;
 use lb_common::{BePort, Frontend, FrontendKey, V4, V6, names};
 use std::fmt;
 use std::net::IpAddr;
@@ -16,12 +17,29 @@ pub struct FrontendId {
     pub port: u16,
     /// IP protocol number.
     pub proto: u8,
+    /// One of [`place`].
+    pub place: u8,
 }
 
 impl FrontendId {
+    /// The row of a port of an address.
+    pub const fn port(addr: IpAddr, port: u16, proto: u8) -> Self {
+        Self { addr, port, proto, place: place::ANYWHERE }
+    }
+
+    /// The row of a port of a loopback address.
+    pub const fn loopback(addr: IpAddr, port: u16, proto: u8) -> Self {
+        Self { addr, port, proto, place: place::LOOPBACK }
+    }
+
     /// The row that claims the whole address.
     pub const fn address(addr: IpAddr) -> Self {
-        Self { addr, port: 0, proto: 0 }
+        Self { addr, port: 0, proto: 0, place: place::ANYWHERE }
+    }
+
+    fn key<A>(&self, addr: A) -> FrontendKey<A> {
+        let Self { addr: _, port, proto, place } = *self;
+        FrontendKey { addr, port: BePort::new(port), proto, place }
     }
 
     /// Whether this is the row that claims the whole address.
@@ -37,7 +55,7 @@ impl FrontendId {
 
 impl<A: Into<IpAddr>> From<FrontendKey<A>> for FrontendId {
     fn from(key: FrontendKey<A>) -> Self {
-        Self { addr: key.addr.into(), port: key.port.get(), proto: key.proto }
+        Self { addr: key.addr.into(), port: key.port.get(), proto: key.proto, place: key.place }
     }
 }
 
@@ -90,26 +108,36 @@ impl FrontendTable {
         Ok(rows)
     }
 
+    /// A row, if it is there.
+    pub fn get(&self, id: FrontendId) -> Result<Option<Frontend>, MapsError> {
+        let result = match id.addr {
+            IpAddr::V4(addr) => self.v4.get(&id.key(addr.into()), 0),
+            IpAddr::V6(addr) => self.v6.get(&id.key(addr.into()), 0),
+        };
+        match result {
+            Ok(row) => Ok(Some(row)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => {
+                let map = [names::MAP_FRONTENDS_V4, names::MAP_FRONTENDS_V6][id.family()];
+                Err(MapsError::Read { map, source })
+            }
+        }
+    }
+
     /// Adds or replaces a row.
     pub fn insert(&mut self, id: FrontendId, row: Frontend) -> Result<(), MapsError> {
-        let port = BePort::new(id.port);
         let result = match id.addr {
-            IpAddr::V4(addr) => {
-                self.v4.insert(FrontendKey::new(addr.into(), port, id.proto), row, 0)
-            }
-            IpAddr::V6(addr) => {
-                self.v6.insert(FrontendKey::new(addr.into(), port, id.proto), row, 0)
-            }
+            IpAddr::V4(addr) => self.v4.insert(id.key(addr.into()), row, 0),
+            IpAddr::V6(addr) => self.v6.insert(id.key(addr.into()), row, 0),
         };
         result.map_err(|source| write_error(id, source))
     }
 
     /// Removes a row; one that is gone already is no error.
     pub fn remove(&mut self, id: FrontendId) -> Result<(), MapsError> {
-        let port = BePort::new(id.port);
         let result = match id.addr {
-            IpAddr::V4(addr) => self.v4.remove(&FrontendKey::new(addr.into(), port, id.proto)),
-            IpAddr::V6(addr) => self.v6.remove(&FrontendKey::new(addr.into(), port, id.proto)),
+            IpAddr::V4(addr) => self.v4.remove(&id.key(addr.into())),
+            IpAddr::V6(addr) => self.v6.remove(&id.key(addr.into())),
         };
         match result {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),

@@ -15,6 +15,7 @@ mod region;
 mod service_names;
 mod services;
 mod slots;
+mod sockets;
 
 pub use backends::BackendTable;
 pub use counters::{TrafficTable, VerdictTable};
@@ -27,6 +28,7 @@ pub use prefixes::PrefixTable;
 pub use service_names::NameTable;
 pub use services::{ServiceHeader, ServiceTable};
 pub use slots::SlotTable;
+pub use sockets::SocketTable;
 
 use aya::maps::{MapData, MapError};
 use lb_common::names;

@@ -16,6 +16,7 @@ use crate::desired::{
     Desired, DesiredBackend, DesiredService, Policy, Protocol, Scope, ServicePortKey, Takes,
 };
 use kernel::{Travellers, View, kernel, view, write};
+use lb_common::key::place;
 use lb_common::value::backend_state;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -351,5 +352,8 @@ fn node_ports_answer_on_every_address_of_the_services_families() {
     world.apply(&desired([v4]));
     let view = view(&world.kernel);
     let frontends: Vec<String> = view.frontends.keys().map(ToString::to_string).collect();
-    assert_eq!(frontends, ["address 10.96.0.1", "10.96.0.1:80 TCP", "192.0.2.1:30080 TCP"]);
+    let loopback = "127.0.0.1:30080 TCP";
+    let expected = ["address 10.96.0.1", "10.96.0.1:80 TCP", loopback, "192.0.2.1:30080 TCP"];
+    assert_eq!(frontends, expected);
+    assert_eq!(view.frontends.keys().filter(|id| id.place == place::LOOPBACK).count(), 1);
 }
