@@ -17,6 +17,7 @@
 
 use crate::addr::{Address, BePort};
 use crate::key::{Direction, FlowKey};
+pub use crate::stage::{IDLE_DATAGRAMS, IDLE_ESTABLISHED, IDLE_TRANSIENT, Stage, idle_after};
 
 /// Bits of [`Flow::flags`].
 pub mod flag {
@@ -189,28 +190,34 @@ pub const TOUCH_INTERVAL: u64 = SECOND;
 /// stranger's first segment for a new connection.
 pub const TIME_WAIT: u64 = 60 * SECOND;
 
-/// After which silence another connection may take over the flow's tuple, in
-/// nanoseconds. The values are those of the kernel's conntrack as kube-proxy
-/// sets it (established 24 h), `nf_conntrack_tcp_timeout_syn_sent` and
-/// `nf_conntrack_tcp_timeout_fin_wait` (120 s), and
-/// `nf_conntrack_udp_timeout_stream` (120 s).
-pub const fn idle_after(proto: u8, tcp_state: u8) -> u64 {
-    const TCP: u8 = 6;
-    const FINS: u8 = crate::tcp::state::CLIENT_FIN | crate::tcp::state::BACKEND_FIN;
-    if proto == TCP && tcp_state & (crate::tcp::state::REPLIED | FINS) == crate::tcp::state::REPLIED
-    {
-        24 * 3600 * SECOND
-    } else {
-        120 * SECOND
-    }
-}
-
 impl<A: Address> Flow<A> {
     /// Whether the flow is over: closed, or silent for long at time `now`.
     #[inline(always)]
     pub const fn is_over(&self, now: u64) -> bool {
         crate::tcp::is_closed(self.tcp)
             || now.saturating_sub(self.last_used) > idle_after(self.proto, self.tcp)
+    }
+
+    /// Where the flow stands.
+    pub const fn stage(&self) -> Stage {
+        Stage::of(self.proto, self.tcp)
+    }
+
+    /// For how long after its last packet the row is kept, in nanoseconds: a
+    /// closed connection's for as long as its port rests.
+    pub const fn kept_for(&self) -> u64 {
+        if crate::tcp::is_closed(self.tcp) { TIME_WAIT } else { idle_after(self.proto, self.tcp) }
+    }
+
+    /// Whether two rows are of one run of one flow. A client may use its port
+    /// again, and be given another backend: rows of the run before then stay
+    /// for a while.
+    pub fn is_same_run(&self, other: &Self) -> bool {
+        self.dialled() == other.dialled()
+            && self.routed() == other.routed()
+            && self.proto == other.proto
+            && self.backend == other.backend
+            && self.generation == other.generation
     }
 }
 
@@ -254,6 +261,23 @@ mod tests {
         assert_eq!(flow().forward_key(), key(1, 10, 2, 20, Direction::Ingress));
         assert_eq!(flow().reverse_key(), key(3, 30, 1, 11, Direction::Egress));
         assert_eq!(flow().restore_key(), key(3, 30, 4, 40, Direction::Ingress));
+    }
+
+    #[test]
+    fn a_closed_connection_is_kept_while_its_port_rests() {
+        use crate::tcp::state::{BACKEND_FIN, CLIENT_FIN, REPLIED, RESET};
+        for (tcp, stage, kept) in [
+            (0, Stage::Syn, IDLE_TRANSIENT),
+            (REPLIED, Stage::Open, IDLE_ESTABLISHED),
+            (REPLIED | BACKEND_FIN, Stage::Closing, IDLE_TRANSIENT),
+            (REPLIED | BACKEND_FIN | CLIENT_FIN, Stage::Closed, TIME_WAIT),
+            (RESET, Stage::Closed, TIME_WAIT),
+        ] {
+            let flow = Flow { tcp, ..flow() };
+            assert_eq!((flow.stage(), flow.kept_for()), (stage, kept), "{tcp:#b}");
+        }
+        let datagrams = Flow { proto: 17, ..flow() };
+        assert_eq!((datagrams.stage(), datagrams.kept_for()), (Stage::Active, IDLE_DATAGRAMS));
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod names;
 #[cfg(feature = "user")]
 mod pod;
 pub mod socket;
+mod stage;
 pub mod tcp;
 pub mod value;
 pub mod verdict;

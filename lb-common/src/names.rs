@@ -71,9 +71,11 @@ pub const MAP_SOCKETS_UDP: &str = "LB_SOCKETS_UDP";
 pub const MAP_SOCKET_PEERS: &str = "LB_SOCKET_PEERS";
 /// Names of Services that such sockets know their backends by.
 pub const MAP_SOCKET_NAMES: &str = "LB_SOCKET_NAMES";
+/// Packets dropped for want of a source port, by service id.
+pub const MAP_NO_PORT: &str = "LB_NO_PORT";
 
 /// Every map that is pinned: all that must outlive the agent.
-pub const PINNED_MAPS: [&str; 23] = [
+pub const PINNED_MAPS: [&str; 24] = [
     MAP_FRONTENDS_V4,
     MAP_FRONTENDS_V6,
     MAP_SERVICES,
@@ -97,6 +99,7 @@ pub const PINNED_MAPS: [&str; 23] = [
     MAP_SOCKETS_UDP,
     MAP_SOCKET_PEERS,
     MAP_SOCKET_NAMES,
+    MAP_NO_PORT,
 ];
 
 /// Load-time constant: first source port that translation may use.

@@ -1,6 +1,6 @@
 //! Declares the map types plain old data, for aya.
 
-use crate::addr::{V4, V6};
+use crate::addr::{Address, V4, V6};
 use crate::flow::Flow;
 use crate::key::{AffinityKey, FlowKey, FrontendKey, PrefixKey};
 use crate::socket::{SocketKey, SocketName, SocketPeer};
@@ -19,10 +19,6 @@ pod!(
     AffinityKey<V4>,
     AffinityKey<V6>,
     Backend,
-    Flow<V4>,
-    Flow<V6>,
-    FlowKey<V4>,
-    FlowKey<V6>,
     Frontend,
     FrontendKey<V4>,
     FrontendKey<V6>,
@@ -35,4 +31,12 @@ pod!(
     SocketName,
     SocketPeer,
     Traffic,
+    V4,
+    V6,
 );
+
+// SAFETY: `repr(C)`; integers and addresses only; both addresses are integers
+// that leave no padding, which the sizes asserted in `key` and `flow` show.
+unsafe impl<A: Address + aya::Pod> aya::Pod for FlowKey<A> {}
+// SAFETY: as above.
+unsafe impl<A: Address + aya::Pod> aya::Pod for Flow<A> {}

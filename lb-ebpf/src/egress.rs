@@ -97,7 +97,7 @@ fn towards_backend<A: Family>(
     // XDP meets the forward row, and can finish the flow once it has the port.
     let other = row.forward_key();
     if let Err(failure) = flows::masquerade(row, &other, snat, in_use) {
-        return ingress::failed(failure);
+        return stats::no_port(row.service, ingress::failed(failure));
     }
     *to = row.masqueraded();
     Verdict::SourceTranslated

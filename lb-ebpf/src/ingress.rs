@@ -216,7 +216,8 @@ pub(crate) fn new_flow<A: Family>(
     if origin.is_masqueraded(*frontend) {
         flow.flags |= flag::MASQUERADE;
     }
-    flows::reserve_reverse(flow, arrival.now).map_err(failed)?;
+    flows::reserve_reverse(flow, arrival.now)
+        .map_err(|failure| stats::no_port(frontend.service, failed(failure)))?;
     if !flows::put(&flow.forward_key(), flow) {
         flows::remove(&flow.reverse_key());
         return Err(Verdict::DroppedNoFlow);

@@ -118,6 +118,10 @@ pub(crate) static LB_SOCKET_PEERS: LruHashMap<SocketKey, SocketPeer> =
 #[map]
 pub(crate) static LB_SOCKET_NAMES: LruHashMap<SocketKey, SocketName> =
     LruHashMap::with_max_entries(MAX_SOCKET_PEERS, 0);
+/// Packets dropped for want of a source port, by service id: beside the other
+/// counters, which fill a cache line.
+#[map]
+pub(crate) static LB_NO_PORT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
 pub(crate) static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_entries(1, 0);

@@ -6,7 +6,7 @@
 use lb_common::verdict::counter_index;
 use lb_common::{Address, Flow, Hook, SocketPeer, Traffic, Verdict};
 
-use crate::maps::{LB_BACKENDS, LB_BE_TRAFFIC, LB_SVC_TRAFFIC, LB_VERDICTS};
+use crate::maps::{LB_BACKENDS, LB_BE_TRAFFIC, LB_NO_PORT, LB_SVC_TRAFFIC, LB_VERDICTS};
 
 /// Size of a packet, for the counters.
 #[derive(Clone, Copy)]
@@ -87,6 +87,19 @@ pub(crate) fn dropped(service: u32, verdict: Verdict) -> Verdict {
         } else if verdict == Verdict::DroppedSourceRange {
             traffic.out_of_range += 1;
         }
+    }
+    verdict
+}
+
+/// Counts a packet of a Service's flow that is dropped for want of a source
+/// port; a verdict of another kind counts elsewhere. Returns the verdict.
+#[inline(always)]
+pub(crate) fn no_port(service: u32, verdict: Verdict) -> Verdict {
+    if verdict == Verdict::DroppedNoPort
+        && let Some(packets) = LB_NO_PORT.get_ptr_mut(service)
+    {
+        // SAFETY: a valid element of this CPU's array.
+        unsafe { *packets += 1 };
     }
     verdict
 }

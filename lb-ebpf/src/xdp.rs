@@ -129,11 +129,11 @@ fn ours<A: XdpFamily>(
             return Err(Verdict::HandedOver);
         }
         row.last_used = now;
-        let other = row.reverse_key();
+        let (other, service) = (row.reverse_key(), row.service);
         flows::masquerade(row, &other, snat, |tuple| {
             sockets::has_socket(ctx.ctx.cast(), tuple, packet.proto)
         })
-        .map_err(ingress::failed)?;
+        .map_err(|failure| stats::no_port(service, ingress::failed(failure)))?;
     }
     flows::note(row, &row.reverse_key(), tcp::From::Client, packet.flags, now);
     let action = way.take(ifindex).ok_or(Verdict::HandedOver)?;

@@ -97,8 +97,23 @@ pub struct ServiceView {
     pub packets_dropped_no_local: u64,
     /// Packets from clients that were dropped: outside the source ranges.
     pub packets_dropped_source_range: u64,
+    /// Packets from clients that were dropped: no source port was free towards
+    /// their backend.
+    pub packets_dropped_no_port: u64,
     /// Its backends.
     pub backends: Vec<BackendView>,
+}
+
+impl ServiceView {
+    /// `namespace/name:port`, or without the port if that has no name.
+    pub fn full_name(&self) -> String {
+        let Self { namespace, name, port_name, .. } = self;
+        if port_name.is_empty() {
+            format!("{namespace}/{name}")
+        } else {
+            format!("{namespace}/{name}:{port_name}")
+        }
+    }
 }
 
 /// Every Service port in force, by namespace, name, port name and protocol.
@@ -133,6 +148,7 @@ pub fn services(maps: &Maps) -> Result<Vec<ServiceView>, MapsError> {
             packets_refused: traffic.refused,
             packets_dropped_no_local: traffic.no_local,
             packets_dropped_source_range: traffic.out_of_range,
+            packets_dropped_no_port: maps.no_port.get(id)?,
             backends: rows
                 .into_iter()
                 .map(|(id, row)| backend_view(maps, id, &row))

@@ -156,6 +156,13 @@ impl Agent {
         self.json("services")
     }
 
+    /// `lb connections -o json`, with further arguments.
+    pub fn connections(&self, arguments: &[&str]) -> Result<Vec<Value>> {
+        let output = self.output("connections", &[&["-o", "json"], arguments].concat())?;
+        self.check("connections", &output)?;
+        serde_json::from_slice(&output.stdout).context("read `lb connections`")
+    }
+
     /// `lb status -o json`.
     pub fn status(&self) -> Result<Value> {
         self.json("status")

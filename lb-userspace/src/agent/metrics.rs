@@ -1,7 +1,9 @@
 //! The metrics, read from the kernel at each scrape.
 
+use super::aging::AgingMetrics;
 use super::status::SharedStatus;
 use crate::dataplane::maps::{MapFill, Maps, MapsError, fill};
+use crate::flows::{FlowCount, census};
 use crate::view::{Counters, ServiceView, Verdicts, services, verdicts};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMetric as _};
@@ -30,6 +32,7 @@ impl Metrics {
         pin_dir: &Path,
         status: Arc<SharedStatus>,
         sync_duration: Histogram,
+        aging: &AgingMetrics,
     ) -> Result<Self, MapsError> {
         let mut registry = Registry::default();
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -39,6 +42,7 @@ impl Metrics {
             "How long it took to bring the kernel up to date",
             sync_duration,
         );
+        aging.register(&mut registry);
         let maps = Maps::open(pin_dir)?;
         let kernel = Kernel { pin_dir: pin_dir.to_path_buf(), maps, status };
         registry.register_collector(Box::new(kernel));
@@ -71,16 +75,19 @@ impl fmt::Debug for Kernel {
     }
 }
 
+type Read = (Vec<ServiceView>, Verdicts, Vec<MapFill>, Vec<FlowCount>);
+
 impl Kernel {
-    fn read(&self) -> Result<(Vec<ServiceView>, Verdicts, Vec<MapFill>), MapsError> {
+    fn read(&self) -> Result<Read, MapsError> {
         let fill = fill(&self.pin_dir, &self.maps)?;
-        Ok((services(&self.maps)?, verdicts(&self.maps)?, fill))
+        let flows = census(&self.pin_dir)?;
+        Ok((services(&self.maps)?, verdicts(&self.maps)?, fill, flows))
     }
 }
 
 impl Collector for Kernel {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (services, verdicts, fill) = self.read().map_err(|error| {
+        let (services, verdicts, fill, flows) = self.read().map_err(|error| {
             tracing::warn!("metrics: {error}");
             fmt::Error
         })?;
@@ -91,6 +98,12 @@ impl Collector for Kernel {
             "lb_service_packets_refused",
             "Packets of clients that were refused",
             services.iter().map(|view| (service_labels(view), view.packets_refused)),
+        )?;
+        counter(
+            &mut encoder,
+            "lb_service_packets_dropped",
+            "Packets of clients that were dropped, by why",
+            services.iter().flat_map(dropped),
         )?;
         let packets = verdicts.iter().flat_map(|(hook, counts)| {
             counts.iter().map(move |(verdict, packets)| {
@@ -107,6 +120,7 @@ impl Collector for Kernel {
         gauges(&mut encoder, "lb_map_max_entries", "Most entries", most)?;
         let bytes = fill.iter().map(|fill| (map(fill), fill.bytes));
         gauges(&mut encoder, "lb_map_memory_bytes", "Memory of the map", bytes)?;
+        encode_flows(&mut encoder, &flows)?;
         self.encode_status(&mut encoder)
     }
 }
@@ -123,6 +137,28 @@ impl Kernel {
         let help = "When the kernel was last brought up to date";
         gauge(encoder, "lb_sync_last_timestamp_seconds", help, sync.at)
     }
+}
+
+/// The flows by kind.
+fn encode_flows(encoder: &mut DescriptorEncoder<'_>, flows: &[FlowCount]) -> fmt::Result {
+    let samples = flows.iter().map(|count| {
+        let labels = [("family", count.family), ("proto", count.protocol), ("state", count.state)];
+        (labels.map(|(name, value)| (name, value.to_owned())).to_vec(), count.flows)
+    });
+    gauges(encoder, "lb_flows", "Flows that are followed", samples)
+}
+
+fn dropped(view: &ServiceView) -> [(Labels, u64); 3] {
+    let with = |reason: &str, packets| {
+        let mut labels = service_labels(view);
+        labels.push(("reason", reason.to_owned()));
+        (labels, packets)
+    };
+    [
+        with("no_local", view.packets_dropped_no_local),
+        with("no_port", view.packets_dropped_no_port),
+        with("source_range", view.packets_dropped_source_range),
+    ]
 }
 
 fn service_traffic(services: &[ServiceView]) -> Vec<(Labels, Counters)> {

@@ -1,6 +1,7 @@
 //! The agent: follows the manifests and the network, and keeps the kernel in
 //! line with both. It holds no state that matters: the kernel does.
 
+mod aging;
 mod facts;
 mod files;
 mod health;
@@ -19,11 +20,12 @@ pub(crate) use status::unix_now;
 pub use status::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SocketInfo, SyncInfo};
 
 use crate::cli::{BehaviourArgs, ListenAddress};
-use crate::dataplane::maps::MapsError;
+use crate::dataplane::maps::{MapsError, costs};
 use crate::dataplane::{DataplaneError, HookOptions};
 use crate::desired::CompileOptions;
 use crate::netlink::{NetlinkError, WatchOptions};
 use crate::source::SourceError;
+use aging::{Aging, AgingMetrics};
 use health::{Healthz, ProxyHealth};
 use node::{Node, Source};
 use prometheus_client::metrics::histogram::Histogram;
@@ -31,7 +33,7 @@ use socket::StatusSocket;
 use status::SharedStatus;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -130,9 +132,12 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let health = Arc::new(ProxyHealth::default());
     let mut node =
         Node::open(&config, source, Arc::clone(&status), sync_duration.clone(), &health)?;
+    tell_costs(&config.hooks.pin_dir)?;
+    let aging = AgingMetrics::new();
+    let _aging = Aging::start(&config.hooks.pin_dir, aging.clone())?;
     let socket = tokio::spawn(socket.serve(Arc::clone(&status)));
     if let Some(listener) = listener {
-        serve_metrics(&config, listener, &status, sync_duration)?;
+        serve_metrics(&config, listener, &status, sync_duration, &aging)?;
     }
     if let Some(healthz) = healthz {
         let address = healthz.address().to_string();
@@ -184,11 +189,27 @@ fn serve_metrics(
     listener: TcpListener,
     status: &Arc<SharedStatus>,
     sync_duration: Histogram,
+    aging: &AgingMetrics,
 ) -> Result<(), AgentError> {
     let address = listener.local_addr().map_or_else(|_| String::new(), |addr| addr.to_string());
     status.update(|status| status.agent.metrics = Some(address));
-    let metrics = metrics::Metrics::new(&config.hooks.pin_dir, Arc::clone(status), sync_duration)?;
+    let pin_dir = &config.hooks.pin_dir;
+    let metrics = metrics::Metrics::new(pin_dir, Arc::clone(status), sync_duration, aging)?;
     tokio::spawn(http::serve(listener, metrics, Arc::clone(status)));
+    Ok(())
+}
+
+/// Logs what the maps cost, the dearest first.
+fn tell_costs(pin_dir: &Path) -> Result<(), MapsError> {
+    const MIB: f64 = 1024.0 * 1024.0;
+    let mut costs = costs(pin_dir)?;
+    costs.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    #[expect(clippy::cast_precision_loss, reason = "a number for people")]
+    let mib = |bytes: u64| bytes as f64 / MIB;
+    let total = mib(costs.iter().map(|(_, bytes)| bytes).sum());
+    let each: Vec<_> =
+        costs.iter().map(|(map, bytes)| format!("{map} {:.1}", mib(*bytes))).collect();
+    tracing::info!("the maps take {total:.1} MiB: {}", each.join(", "));
     Ok(())
 }
 

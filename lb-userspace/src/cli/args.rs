@@ -1,6 +1,7 @@
 //! What can be typed. The texts here are the manual that `--help` prints.
 
 use super::behaviour::BehaviourArgs;
+use super::connections::ConnectionsArgs;
 use crate::cmd::check::CheckArgs;
 use crate::cmd::cleanup::CleanupArgs;
 use crate::dataplane::{DEFAULT_PIN_DIR, SocketClients, TcPreference, XdpPreference};
@@ -41,6 +42,13 @@ pub enum Command {
     ///
     /// Reads the kernel, not the agent: it works without one.
     Services(ServicesArgs),
+    /// List the connections and exchanges of datagrams that are followed: client, frontend, backend
+    ///
+    /// Reads the kernel, not the agent: it works without one. STATE is SYN until the backend has
+    /// answered, OPEN, CLOSING once one side has closed, CLOSED, and ACTIVE for UDP; they are
+    /// forgotten after 2 minutes, 24 hours, 2 minutes, 1 minute, and 2 minutes without a packet.
+    #[command(visible_alias = "conn")]
+    Connections(Box<ConnectionsArgs>),
     /// Tell per object of a directory of manifests whether it is accepted, and why not
     ///
     /// Needs neither root nor BPF. The exit status is 1 if anything is refused.
@@ -132,10 +140,11 @@ pub struct AgentArgs {
     /// the one of the system's own sockets, net.ipv4.ip_local_port_range, and beside node ports]
     #[arg(long, value_name = "FIRST-LAST", value_parser = port_range)]
     pub snat_ports: Option<RangeInclusive<u16>>,
-    /// Rows of the IPv4 flow table; a connection takes two or three
+    /// Rows of the IPv4 flow table; a connection takes two, or three if its source is translated. A
+    /// row takes 136 bytes [default: 262144, 34 MiB]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub flows_v4: Option<u32>,
-    /// Rows of the IPv6 flow table
+    /// Rows of the IPv6 flow table. A row takes 208 bytes [default: 131072, 26 MiB]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub flows_v6: Option<u32>,
     /// How Services behave.

@@ -2,12 +2,14 @@
 
 mod args;
 mod behaviour;
+mod connections;
 mod output;
 
 pub use args::{
     AgentArgs, Cli, Command, Format, ListenAddress, PinArgs, ServicesArgs, SocketArgs, StatusArgs,
 };
 pub use behaviour::{BehaviourArgs, DetectLocal, NoLocalEndpoint, NodePortAddress, Switch};
+pub use connections::ConnectionsArgs;
 pub(crate) use output::print_json;
 pub use output::{Table, print};
 
@@ -22,6 +24,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Agent(args) => cmd::agent::run(*args),
         Command::Services(args) => cmd::services::run(&args),
+        Command::Connections(args) => cmd::connections::run(&args),
         Command::Check(args) => cmd::check::run(&args),
         Command::Cleanup(args) => cmd::cleanup::run(&args).map(|()| {
             // A killed agent leaves its socket.

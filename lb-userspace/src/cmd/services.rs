@@ -35,7 +35,7 @@ fn table(views: &[ServiceView]) -> String {
             let cells = [view.protocol.clone(), address, view.policy.to_owned()];
             let cells = cells.into_iter().chain([scope.to_owned(), affinity.clone()]);
             let counters = if line == 0 { numbers(view.counters) } else { blanks() };
-            table.row(cells.chain(counters).chain([full_name(view)]));
+            table.row(cells.chain(counters).chain([view.full_name()]));
         }
         for backend in &view.backends {
             let address = SocketAddr::new(backend.address, backend.port).to_string();
@@ -68,15 +68,6 @@ fn numbers(counters: Counters) -> [String; 5] {
 
 fn blanks() -> [String; 5] {
     std::array::from_fn(|_| "-".to_owned())
-}
-
-fn full_name(view: &ServiceView) -> String {
-    let ServiceView { namespace, name, port_name, .. } = view;
-    if port_name.is_empty() {
-        format!("{namespace}/{name}")
-    } else {
-        format!("{namespace}/{name}:{port_name}")
-    }
 }
 
 #[cfg(test)]
@@ -112,6 +103,7 @@ mod tests {
             packets_refused: 0,
             packets_dropped_no_local: 0,
             packets_dropped_source_range: 0,
+            packets_dropped_no_port: 0,
             backends: vec![
                 backend("10.1.0.1", "active", counters),
                 backend("fd00:1::1", "terminating", zero()),

@@ -100,6 +100,7 @@ pub(super) const fn specs(sizes: &MapSizes) -> [MapSpec; names::PINNED_MAPS.len(
         spec::<u64, SocketPeer>(names::MAP_SOCKETS_UDP, Hash, limits::MAX_SOCKETS),
         spec::<SocketKey, SocketPeer>(names::MAP_SOCKET_PEERS, LruHash, limits::MAX_SOCKET_PEERS),
         spec::<SocketKey, SocketName>(names::MAP_SOCKET_NAMES, LruHash, limits::MAX_SOCKET_PEERS),
+        spec::<u32, u64>(names::MAP_NO_PORT, PerCpuArray, services),
     ]
 }
 

@@ -1,12 +1,16 @@
 //! The few calls of `bpf(2)` that aya does not offer: what a pinned link is
-//! attached to, detaching it at once, and whether an object still exists.
+//! attached to, detaching it at once, whether an object still exists, and
+//! reading many rows of a map at once.
 
+use aya::Pod;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+/// `BPF_MAP_GET_NEXT_KEY`.
+const MAP_GET_NEXT_KEY: i32 = 4;
 /// `BPF_OBJ_GET`.
 const OBJ_GET: i32 = 7;
 /// `BPF_PROG_GET_NEXT_ID`.
@@ -15,6 +19,8 @@ const PROG_GET_NEXT_ID: i32 = 11;
 const MAP_GET_NEXT_ID: i32 = 12;
 /// `BPF_OBJ_GET_INFO_BY_FD`.
 const OBJ_GET_INFO_BY_FD: i32 = 15;
+/// `BPF_MAP_LOOKUP_BATCH`.
+const MAP_LOOKUP_BATCH: i32 = 24;
 /// `BPF_LINK_UPDATE`.
 const LINK_UPDATE: i32 = 29;
 /// `BPF_LINK_DETACH`.
@@ -127,6 +133,59 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attributes = Attributes::new().with(0, link.as_raw_fd().to_ne_bytes());
     bpf(LINK_DETACH, &mut attributes).map(drop)
+}
+
+/// The key behind `key` in a map, or the first one, put into `next`; false if
+/// there is none. Both slices must have the size of the map's keys.
+pub(super) fn next_key<K: Pod>(map: BorrowedFd<'_>, key: Option<&[K]>, next: &mut [K]) -> bool {
+    let key = key.map_or(0, |key| key.as_ptr().expose_provenance());
+    let mut attributes = Attributes::new()
+        .with(0, map.as_raw_fd().to_ne_bytes())
+        .with(8, key.to_ne_bytes())
+        .with(16, next.as_mut_ptr().expose_provenance().to_ne_bytes());
+    bpf(MAP_GET_NEXT_KEY, &mut attributes).is_ok()
+}
+
+/// Where a walk through a hash map in batches stands: the number of a bucket,
+/// so it only ever goes forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Batch {
+    /// Further rows begin here; from the start if there is no number.
+    At(Option<u32>),
+    /// There are no more.
+    End,
+}
+
+/// Reads as many rows of a hash map as fit into both slices, from a place on;
+/// how many, and the place behind them. `K` and `V` must have the sizes of the
+/// map's keys and values.
+pub(super) fn lookup_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<(usize, Batch)> {
+    const COUNT: usize = 32;
+    let room = u32::try_from(keys.len().min(values.len())).unwrap_or(u32::MAX);
+    let from = from.as_ref().map_or(0, |from| std::ptr::from_ref(from).expose_provenance());
+    let mut behind = 0_u32;
+    let mut attributes = Attributes::new()
+        .with(0, from.to_ne_bytes())
+        .with(8, (&raw mut behind).expose_provenance().to_ne_bytes())
+        .with(16, keys.as_mut_ptr().expose_provenance().to_ne_bytes())
+        .with(24, values.as_mut_ptr().expose_provenance().to_ne_bytes())
+        .with(COUNT, room.to_ne_bytes())
+        .with(COUNT + 4, map.as_raw_fd().to_ne_bytes());
+    let result = bpf(MAP_LOOKUP_BATCH, &mut attributes);
+    let mut count = [0; 4];
+    count.copy_from_slice(&attributes.0[COUNT..COUNT + 4]);
+    let count = u32::from_ne_bytes(count).min(room) as usize;
+    match result {
+        Ok(_) => Ok((count, Batch::At(Some(behind)))),
+        // The last rows come along with this error.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok((count, Batch::End)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether a program with this id exists.

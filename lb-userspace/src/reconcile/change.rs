@@ -3,7 +3,6 @@
 
 use crate::dataplane::maps::{FrontendId, Maps, MapsError, ServiceHeader};
 use ipnet::IpNet;
-use lb_common::value::policy;
 use lb_common::{Backend, Frontend, Segment, ServiceName};
 
 /// One write.
@@ -76,14 +75,6 @@ pub(super) enum Change {
     },
 }
 
-impl Change {
-    /// Whether connections of a Service may be counted from now on that were
-    /// not before.
-    pub(super) fn takes_up_counting(&self) -> bool {
-        matches!(self, Self::Header { header, .. } if header.policy == policy::LEAST_CONNECTIONS)
-    }
-}
-
 /// A [`ServiceName`] that can be compared and printed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Name(pub(super) ServiceName);
@@ -100,7 +91,9 @@ pub(super) fn write(maps: &mut Maps, change: &Change) -> Result<(), MapsError> {
         Change::Filter { bucket, flags } => maps.filter.add(*bucket, *flags),
         Change::Name { service, name: Some(name) } => maps.names.insert(*service, &name.0),
         Change::Name { service, name: None } => maps.names.remove(*service),
-        Change::ClearServiceTraffic(service) => maps.service_traffic.clear(*service),
+        Change::ClearServiceTraffic(service) => {
+            maps.service_traffic.clear(*service).and_then(|()| maps.no_port.clear(*service))
+        }
         Change::ClearBackendTraffic(backend) => {
             maps.open.set(*backend, 0)?;
             maps.backend_traffic.clear(*backend)

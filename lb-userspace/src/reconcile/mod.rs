@@ -13,7 +13,6 @@ mod image;
 mod name;
 mod place;
 mod plan;
-mod recount;
 mod refusal;
 mod slots;
 mod state;
@@ -22,7 +21,6 @@ mod tests;
 
 pub use frontends::NetworkFacts;
 pub use name::key_of;
-pub use recount::Recount;
 pub use refusal::Refusal;
 pub use state::QUARANTINE;
 
@@ -30,7 +28,6 @@ use crate::dataplane::maps::{Maps, MapsError};
 use crate::desired::{Desired, ServicePortKey};
 use change::Change;
 use image::Image;
-use lb_common::value::policy;
 use state::Programmed;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -43,9 +40,6 @@ pub struct ApplyReport {
     pub changed: usize,
     /// Service ports that keep what they had, and why.
     pub refused: Vec<(ServicePortKey, Refusal)>,
-    /// Whether a Service port may have taken up the policy least-connections
-    /// with connections that nobody counted: see [`Programmer::begin_recount`].
-    pub recount: bool,
     /// How long it took.
     pub duration: Duration,
 }
@@ -114,8 +108,7 @@ impl Programmer {
         self.held.retain(|key| plan::is_missing(desired, key));
         self.programmed = Some(programmed);
         let duration = started.elapsed();
-        let recount = changes.iter().any(Change::takes_up_counting);
-        Ok(ApplyReport { changed: plan.changed, refused: plan.refused, recount, duration })
+        Ok(ApplyReport { changed: plan.changed, refused: plan.refused, duration })
     }
 
     /// Frees what has rested long enough.
@@ -130,30 +123,6 @@ impl Programmer {
     /// When [`Programmer::expire`] has something to do next.
     pub fn next_expiry(&self) -> Option<Instant> {
         self.programmed.as_ref().and_then(Programmed::next_expiry)
-    }
-
-    /// Begins to count the connections of the backends of every Service with
-    /// the policy least-connections: to be shown all rows of the flow tables.
-    pub fn begin_recount(&self) -> Recount {
-        let ids = (0..self.maps.services.len()).filter(|&id| {
-            self.maps.services.get(id).is_some_and(|row| row.policy == policy::LEAST_CONNECTIONS)
-        });
-        let services: BTreeSet<u32> = ids.collect();
-        if services.is_empty() {
-            return Recount::default();
-        }
-        let rows = (0..).map_while(|id| Some((id, self.maps.backends.get(id)?)));
-        let counted = rows.filter(|(_, row)| services.contains(&row.service));
-        Recount::new(counted.map(|(id, row)| (id, row.generation, self.maps.open.get(id))))
-    }
-
-    /// Puts right what the count has found wrong; returns how many backends.
-    pub fn finish_recount(&mut self, recount: &Recount) -> Result<usize, MapsError> {
-        let corrections = recount.corrections(|id| self.maps.open.get(id));
-        for (id, connections) in &corrections {
-            self.maps.open.set(*id, *connections)?;
-        }
-        Ok(corrections.len())
     }
 
     /// Takes the picture away, so that a failure on the way leaves none.

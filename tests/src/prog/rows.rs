@@ -328,6 +328,12 @@ impl Rig {
         self.traffic(names::MAP_BACKEND_TRAFFIC, id)
     }
 
+    /// Packets of a Service port that were dropped for want of a source port.
+    pub fn no_port(&self, id: u32) -> u64 {
+        let values = self.per_cpu::<u64>(names::MAP_NO_PORT).get(&id, 0);
+        values.expect("an array element").iter().sum()
+    }
+
     fn traffic(&self, map: &str, id: u32) -> Traffic {
         let values = self.per_cpu::<Traffic>(map).get(&id, 0).expect("an array element");
         values.iter().fold(Traffic::default(), |sum, cpu| Traffic {

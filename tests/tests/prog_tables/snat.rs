@@ -193,7 +193,7 @@ fn when_every_port_is_taken_the_packet_is_dropped_and_counted() {
     let Some(mut rig) = Rig::take_scarce() else { return };
     for case in Case::all() {
         let (front, backend) = (case.node(UPLINK, 30_080), case.pod(2, 10, 8080));
-        node_port(&mut rig, case, &[backend]);
+        let service = node_port(&mut rig, case, &[backend]).id;
         let mut sources = BTreeSet::new();
         let mut drops = 0;
         for n in 1..=40 {
@@ -210,6 +210,7 @@ fn when_every_port_is_taken_the_packet_is_dropped_and_counted() {
             }
         }
         assert_eq!((sources.len(), drops), (4, 36), "{case:?}");
+        assert_eq!(rig.no_port(service), 36, "{case:?}");
         // Another backend has all ports still.
         let other = case.pod(2, 11, 8080);
         node_port(&mut rig, case, &[other]);

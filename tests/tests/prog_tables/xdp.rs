@@ -360,7 +360,8 @@ fn a_connection_that_xdp_saw_closing_is_closed() {
 fn when_every_port_is_taken_the_frame_is_dropped_and_ports_of_closed_flows_serve_again() {
     let Some(mut rig) = Rig::take_scarce() else { return };
     for case in Case::ethernet() {
-        node_port(&mut rig, case, &[same_way(case)]);
+        let service = node_port(&mut rig, case, &[same_way(case)]).id;
+        let before = rig.no_port(service);
         // A search at random may miss the last free port, so many flows try.
         let served: Vec<u8> = (1..=40)
             .filter(|n| {
@@ -373,6 +374,7 @@ fn when_every_port_is_taken_the_frame_is_dropped_and_ports_of_closed_flows_serve
             })
             .collect();
         assert_eq!(served.len(), SCARCE_PORTS.len(), "{case:?}");
+        assert_eq!(rig.no_port(service) - before, 36, "{case:?}");
         if case.tcp {
             for n in served {
                 let reset = case.segment(case.outside(n, 4000), front(case), flag::RST);

@@ -69,6 +69,34 @@ impl VerdictTable {
     }
 }
 
+/// Packets dropped for want of a source port, by Service id.
+pub struct NoPortTable(PerCpuArray<MapData, u64>);
+
+impl NoPortTable {
+    pub(super) fn open(data: MapData) -> Result<Self, MapsError> {
+        typed(data, names::MAP_NO_PORT).map(Self)
+    }
+
+    /// Packets over all CPUs.
+    pub fn get(&self, id: u32) -> Result<u64, MapsError> {
+        self.0
+            .get(&id, 0)
+            .map(|rows| rows.iter().fold(0, |sum: u64, row| sum.wrapping_add(*row)))
+            .map_err(|source| MapsError::Read { map: names::MAP_NO_PORT, source })
+    }
+
+    /// Starts from zero, for a new owner of the id.
+    pub fn clear(&mut self, id: u32) -> Result<(), MapsError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| MapsError::Cpus { source })?;
+        let zero =
+            PerCpuValues::try_from(vec![0; cpus]).map_err(|source| MapsError::Cpus { source })?;
+        self.0.set(id, zero, 0).map_err(|source| {
+            let row = format!("the counter of id {id}");
+            MapsError::Write { map: names::MAP_NO_PORT, row, source }
+        })
+    }
+}
+
 fn typed<V: aya::Pod>(
     data: MapData,
     map: &'static str,

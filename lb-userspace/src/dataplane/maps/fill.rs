@@ -1,10 +1,12 @@
 //! How full the maps are and what they cost.
 
 use super::error::MapsError;
+use super::flows::FlowTable;
 use super::{Maps, open_pin};
+use crate::dataplane::sys;
 use aya::maps::MapData;
 use lb_common::value::backend_state;
-use lb_common::{Segment, names};
+use lb_common::{Segment, V4, V6, names};
 use serde::Serialize;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::Path;
@@ -22,8 +24,15 @@ pub struct MapFill {
     pub bytes: u64,
 }
 
-/// Measures every pinned map. Walks the flow tables, so it takes up to a few
-/// hundred milliseconds on a busy machine.
+/// What every pinned map costs, in the order of [`names::PINNED_MAPS`]; in
+/// bytes, as the kernel accounts it.
+pub fn costs(pin_dir: &Path) -> Result<Vec<(&'static str, u64)>, MapsError> {
+    let cost = |map| open_pin(pin_dir, map).map(|data| (map, memory(&data)));
+    names::PINNED_MAPS.into_iter().map(cost).collect()
+}
+
+/// Measures every pinned map. Walks the flow tables, so it takes some tens of
+/// milliseconds on a busy machine.
 pub fn fill(pin_dir: &Path, maps: &Maps) -> Result<Vec<MapFill>, MapsError> {
     names::PINNED_MAPS.into_iter().map(|map| fill_of(pin_dir, maps, map)).collect()
 }
@@ -41,7 +50,10 @@ fn fill_of(pin_dir: &Path, maps: &Maps, map: &'static str) -> Result<MapFill, Ma
         | names::MAP_BACKEND_TRAFFIC
         | names::MAP_VERDICTS
         | names::MAP_CURSORS
-        | names::MAP_OPEN => (None, max),
+        | names::MAP_OPEN
+        | names::MAP_NO_PORT => (None, max),
+        names::MAP_FLOWS_V4 => (Some(FlowTable::<V4>::open(pin_dir)?.count()?), max),
+        names::MAP_FLOWS_V6 => (Some(FlowTable::<V6>::open(pin_dir)?.count()?), max),
         _ => (Some(count_keys(&data, info.key_size(), max)), max),
     };
     Ok(MapFill { map, used, max, bytes: memory(&data) })
@@ -78,40 +90,13 @@ fn count_keys(data: &MapData, key_size: u32, max: u32) -> u32 {
     let mut next = key.clone();
     let mut have_key = false;
     let mut used = 0;
-    while used < max && next_key(data, have_key.then_some(&key), &mut next) {
+    let map = data.fd().as_fd();
+    while used < max && sys::next_key(map, have_key.then_some(key.as_slice()), &mut next) {
         std::mem::swap(&mut key, &mut next);
         have_key = true;
         used += 1;
     }
     used
-}
-
-/// `BPF_MAP_GET_NEXT_KEY` with a key size known only at run time, which aya
-/// does not offer: the flow tables are counted without knowing their keys.
-fn next_key(data: &MapData, key: Option<&Vec<u8>>, next: &mut [u8]) -> bool {
-    /// The fields of `union bpf_attr` for `BPF_MAP_*_ELEM` commands.
-    #[repr(C)]
-    struct Attr {
-        map_fd: u32,
-        pad: u32,
-        key: u64,
-        next_key: u64,
-        flags: u64,
-    }
-    const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
-    let attr = Attr {
-        map_fd: data.fd().as_fd().as_raw_fd().unsigned_abs(),
-        pad: 0,
-        key: key.map_or(0, |key| key.as_ptr() as u64),
-        next_key: next.as_mut_ptr() as u64,
-        flags: 0,
-    };
-    // SAFETY: both buffers have the map's key size and live through the call,
-    // and the kernel writes to `next` alone.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_MAP_GET_NEXT_KEY, &raw const attr, size_of::<Attr>())
-    };
-    result == 0
 }
 
 /// What the kernel says that the map costs; 0 if it does not say.

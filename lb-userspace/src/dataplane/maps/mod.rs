@@ -8,6 +8,7 @@ mod counters;
 mod error;
 mod fill;
 mod filter;
+mod flows;
 mod frontends;
 mod open;
 mod prefixes;
@@ -18,10 +19,11 @@ mod slots;
 mod sockets;
 
 pub use backends::BackendTable;
-pub use counters::{TrafficTable, VerdictTable};
+pub use counters::{NoPortTable, TrafficTable, VerdictTable};
 pub use error::MapsError;
-pub use fill::{MapFill, fill};
+pub use fill::{MapFill, costs, fill};
 pub use filter::FilterTable;
+pub use flows::{FlowFamily, FlowRows, FlowTable};
 pub use frontends::{FrontendId, FrontendTable};
 pub use open::OpenTable;
 pub use prefixes::PrefixTable;
@@ -59,6 +61,8 @@ pub struct Maps {
     pub verdicts: VerdictTable,
     /// Open connections of backends.
     pub open: OpenTable,
+    /// Packets dropped for want of a source port.
+    pub no_port: NoPortTable,
 }
 
 impl Maps {
@@ -89,6 +93,7 @@ impl Maps {
             )?,
             verdicts: VerdictTable::open(open(names::MAP_VERDICTS)?)?,
             open: OpenTable::open(&open(names::MAP_OPEN)?)?,
+            no_port: NoPortTable::open(open(names::MAP_NO_PORT)?)?,
         })
     }
 }

@@ -1,16 +1,20 @@
 //! `lb status`: whether everything is in order, from the agent's own words and
 //! from the kernel.
 
+mod tables;
+
 use crate::agent::{
     AgentInfo, AgentStatus, HookInfo, ProblemInfo, SocketInfo, SyncInfo, ask, unix_now,
 };
 use crate::cli::{Format, StatusArgs, Table, print, print_json};
 use crate::dataplane::maps::{MapFill, Maps, MapsError, fill};
+use crate::flows::{FlowCount, census};
 use crate::view::{Verdicts, services, verdicts};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use tables::{NoPort, flow_table, hooks, maps, nearly_full, packets, ports};
 
 /// How often `--wait` asks.
 const POLL: Duration = Duration::from_millis(50);
@@ -38,6 +42,9 @@ struct Kernel {
     services: usize,
     backends: usize,
     maps: Vec<MapFill>,
+    flows: Vec<FlowCount>,
+    /// Services with packets that were dropped for want of a source port.
+    no_port: Vec<NoPort>,
     verdicts: Verdicts,
 }
 
@@ -89,8 +96,9 @@ fn read(socket: &Path, pin_dir: &Path) -> Status {
         reasons.push(error.to_string());
         Kernel::default()
     });
-    let AgentStatus { agent: _, hooks, sockets, last_sync, problems, warnings, reasons: _ } =
+    let AgentStatus { agent: _, hooks, sockets, last_sync, problems, mut warnings, reasons: _ } =
         status;
+    warnings.extend(kernel.maps.iter().filter_map(nearly_full));
     Status {
         healthy: reasons.is_empty(),
         reasons,
@@ -112,6 +120,8 @@ fn read_kernel(pin_dir: &Path) -> Result<Kernel, MapsError> {
         services: services.len(),
         backends: services.iter().map(|service| service.backends.len()).sum(),
         maps: fill(pin_dir, &maps)?,
+        flows: census(pin_dir)?,
+        no_port: services.iter().filter_map(NoPort::of).collect(),
         verdicts: verdicts(&maps)?,
     })
 }
@@ -128,7 +138,7 @@ fn text(status: &Status) -> String {
         lines.push(format!("Last sync  {} ago, took {took:.1} ms", age(sync.at)));
     }
     lines.extend(status.warnings.iter().map(|warning| format!("Warning    {warning}")));
-    let Kernel { services, backends, maps: fill, verdicts } = &status.kernel;
+    let Kernel { services, backends, maps: fill, flows, no_port, verdicts } = &status.kernel;
     lines.push(format!("Pins       {}", status.pin_dir.display()));
     if !fill.is_empty() {
         lines.push(format!("Serving    {services} Service ports, {backends} backends"));
@@ -141,7 +151,12 @@ fn text(status: &Status) -> String {
     text += &problems("Warnings", status.problems.iter().filter(|p| !p.is_error()));
     if !fill.is_empty() {
         text += &section("Maps", &maps(fill));
+        text += &section("Flows", &flow_table(flows));
         text += &section("Packets", &packets(verdicts));
+    }
+    if !no_port.is_empty() {
+        text +=
+            &section("Dropped, as no source port was free towards the backend", &ports(no_port));
     }
     text
 }
@@ -193,47 +208,6 @@ fn problems<'a>(title: &str, problems: impl Iterator<Item = &'a ProblemInfo>) ->
     if lines.is_empty() { String::new() } else { format!("\n{title}\n{}", lines.concat()) }
 }
 
-fn hooks(hooks: &[HookInfo]) -> Table {
-    let mut table = Table::new(&[]);
-    table.row(["  Interface", "Role", "Hook", "Mode", "Note"]);
-    for hook in hooks {
-        let HookInfo { interface, index: _, role, hook, mode, note, failed } = hook;
-        let missing = if *failed { "FAILED" } else { "-" };
-        let mode = mode.as_deref().unwrap_or(missing);
-        let note = note.as_deref().unwrap_or_default();
-        table.row([&format!("  {interface}"), role, hook, mode, note]);
-    }
-    table
-}
-
-fn maps(fill: &[MapFill]) -> Table {
-    let mut table = Table::new(&[false, true, true, true]);
-    table.row(["  Map", "Used", "Max", "Memory"]);
-    for MapFill { map, used, max, bytes } in fill {
-        let used = used.map_or("-".to_owned(), |used| used.to_string());
-        let memory = format!("{} KiB", bytes.div_ceil(1024));
-        table.row([format!("  {map}"), used, max.to_string(), memory]);
-    }
-    table
-}
-
-/// Verdicts that occurred, a column for each hook.
-fn packets(verdicts: &Verdicts) -> Table {
-    let mut table = Table::new(&[false, true, true, true, true]);
-    let hooks: Vec<&str> = verdicts.keys().copied().collect();
-    table.row(["  Verdict"].into_iter().chain(hooks));
-    let rows = verdicts.values().next().into_iter().flat_map(|counts| counts.keys());
-    for verdict in rows {
-        let counts: Vec<u64> =
-            verdicts.values().map(|counts| counts.get(verdict).copied().unwrap_or(0)).collect();
-        if counts.iter().any(|count| *count != 0) {
-            let counts = counts.iter().map(ToString::to_string);
-            table.row([format!("  {verdict}")].into_iter().chain(counts));
-        }
-    }
-    table
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,6 +240,12 @@ mod tests {
                 services: 1,
                 backends: 2,
                 maps: vec![MapFill { map: "LB_SERVICES", used: Some(1), max: 64, bytes: 4097 }],
+                flows: vec![FlowCount { family: "ipv4", protocol: "TCP", state: "open", flows: 3 }],
+                no_port: vec![NoPort {
+                    service: "shop/web:http".into(),
+                    protocol: "TCP".into(),
+                    packets: 5,
+                }],
                 verdicts: [("tc_ingress", verdict(7)), ("xdp", verdict(0))].into_iter().collect(),
             },
         }
@@ -285,7 +265,9 @@ Agent      ";
             "\nServing    1 Service ports, 2 backends\n",
             "\n  eth0      uplink xdp     FAILED the driver has none\n",
             "\nRefused\n  Service shop/web:http (TCP): the slot map is full\n",
-            "\n  LB_SERVICES    1  64  5 KiB\n",
+            "\n  LB_SERVICES    1  64  5 KiB\n  total                 5 KiB\n",
+            "\n  ipv4   TCP    -    3       -      -      -      -\n",
+            "\n  shop/web:http TCP        5\n",
             "\n  forwarded          7   0\n",
         ] {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");

@@ -3,13 +3,15 @@
 //! hosts vanish, rows are evicted, and a Service that takes up the policy
 //! least-connections has flows that nobody counted.
 
+use crate::dataplane::maps::{Maps, MapsError};
 use lb_common::flow::flag;
+use lb_common::value::policy;
 use lb_common::{Address, Direction, Flow, FlowKey};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Counts flows while somebody walks through the flow tables.
 #[derive(Clone, Debug, Default)]
-pub struct Recount {
+pub(super) struct Recount {
     backends: BTreeMap<u32, Seen>,
 }
 
@@ -26,19 +28,37 @@ struct Seen {
 impl Recount {
     /// Begins with what the programs have counted: backend ids, generations,
     /// and numbers.
-    pub fn new(backends: impl IntoIterator<Item = (u32, u32, u64)>) -> Self {
+    fn new(backends: impl IntoIterator<Item = (u32, u32, u64)>) -> Self {
         let seen = |(id, generation, before)| (id, Seen { generation, before, flows: 0 });
         Self { backends: backends.into_iter().map(seen).collect() }
     }
 
-    /// Whether there is anything to count.
-    pub fn is_empty(&self) -> bool {
-        self.backends.is_empty()
+    /// Begins to count the connections of the backends of every Service with
+    /// the policy least-connections: to be shown all rows of the flow tables.
+    pub(super) fn begin(maps: &Maps) -> Self {
+        let ids = (0..maps.services.len()).filter(|&id| {
+            maps.services.get(id).is_some_and(|row| row.policy == policy::LEAST_CONNECTIONS)
+        });
+        let services: BTreeSet<u32> = ids.collect();
+        if services.is_empty() {
+            return Self::default();
+        }
+        let rows = (0..).map_while(|id| Some((id, maps.backends.get(id)?)));
+        let counted = rows.filter(|(_, row)| services.contains(&row.service));
+        Self::new(counted.map(|(id, row)| (id, row.generation, maps.open.get(id))))
+    }
+
+    /// Puts right what the count has found wrong.
+    pub(super) fn finish(&self, maps: &mut Maps) -> Result<(), MapsError> {
+        for (id, connections) in self.corrections(|id| maps.open.get(id)) {
+            maps.open.set(id, connections)?;
+        }
+        Ok(())
     }
 
     /// A row of a flow table, at this time of the monotonic clock. Of the rows
     /// of a flow, the one under its reverse key counts.
-    pub fn see<A: Address>(&mut self, key: &FlowKey<A>, flow: &Flow<A>, now: u64) {
+    pub(super) fn see<A: Address>(&mut self, key: &FlowKey<A>, flow: &Flow<A>, now: u64) {
         let counts = key.direction == Direction::Egress as u8
             && flow.flags & flag::DIRECT == 0
             && flow.ended == 0
@@ -54,7 +74,7 @@ impl Recount {
     /// Backends whose number is wrong, with the right one; `after` is what the
     /// programs have counted until now. Connections come and go during the
     /// walk: a number that the programs had meanwhile stays.
-    pub fn corrections(&self, after: impl Fn(u32) -> u64) -> Vec<(u32, u64)> {
+    fn corrections(&self, after: impl Fn(u32) -> u64) -> Vec<(u32, u64)> {
         let wrong = |(&id, seen): (&u32, &Seen)| {
             let after = after(id);
             let likely = seen.before.min(after)..=seen.before.max(after);

@@ -1,0 +1,66 @@
+//! Where a flow stands, and how long it may be silent there before it is over.
+
+const SECOND: u64 = 1_000_000_000;
+const TCP: u8 = 6;
+
+/// After which silence an established TCP connection is over, in nanoseconds:
+/// what kube-proxy sets conntrack to (`--conntrack-tcp-timeout-established`,
+/// 24 h).
+pub const IDLE_ESTABLISHED: u64 = 24 * 3600 * SECOND;
+
+/// After which silence a TCP connection is over that is not established yet, or
+/// closed by one side, in nanoseconds: conntrack's defaults
+/// `nf_conntrack_tcp_timeout_syn_sent` and `nf_conntrack_tcp_timeout_fin_wait`.
+pub const IDLE_TRANSIENT: u64 = 120 * SECOND;
+
+/// After which silence an exchange of datagrams is over, in nanoseconds:
+/// conntrack's default `nf_conntrack_udp_timeout_stream`.
+pub const IDLE_DATAGRAMS: u64 = 120 * SECOND;
+
+/// Where a flow stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// TCP: the backend has not answered yet.
+    Syn,
+    /// TCP: both sides may send.
+    Open,
+    /// TCP: one side has closed.
+    Closing,
+    /// TCP: both sides have closed, or one has reset.
+    Closed,
+    /// No TCP: in use, as far as anybody can tell.
+    Active,
+}
+
+impl Stage {
+    /// Where a flow with this protocol and these bits of [`crate::tcp::state`]
+    /// stands.
+    #[inline(always)]
+    pub const fn of(proto: u8, tcp_state: u8) -> Self {
+        use crate::tcp::state::{BACKEND_FIN, CLIENT_FIN, REPLIED};
+        if proto != TCP {
+            Self::Active
+        } else if crate::tcp::is_closed(tcp_state) {
+            Self::Closed
+        } else if tcp_state & (CLIENT_FIN | BACKEND_FIN) != 0 {
+            Self::Closing
+        } else if tcp_state & REPLIED != 0 {
+            Self::Open
+        } else {
+            Self::Syn
+        }
+    }
+}
+
+/// After which silence another connection may take over the flow's tuple, in
+/// nanoseconds.
+pub const fn idle_after(proto: u8, tcp_state: u8) -> u64 {
+    const FINS: u8 = crate::tcp::state::CLIENT_FIN | crate::tcp::state::BACKEND_FIN;
+    if proto != TCP {
+        IDLE_DATAGRAMS
+    } else if tcp_state & (crate::tcp::state::REPLIED | FINS) == crate::tcp::state::REPLIED {
+        IDLE_ESTABLISHED
+    } else {
+        IDLE_TRANSIENT
+    }
+}
