@@ -86,6 +86,11 @@ fn compare<A: Address + Into<IpAddr>>(
         assert!(theirs.is_none(), "etherparse finds a packet and we don't");
         return;
     };
+    if !ours.has_ports() {
+        // Another protocol, or cut off: only its addresses are of use.
+        assert!(theirs.is_none(), "etherparse finds ports and we don't");
+        return;
+    }
     let transport = ours.l4 - L3;
     if ours.fragment != Fragment::Later {
         // What a translation writes is inside the packet.
