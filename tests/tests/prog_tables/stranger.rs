@@ -211,12 +211,21 @@ fn frames_for_other_hosts_pass_except_on_ports_of_bridges() {
         });
         let elsewhere = Macs { dst: [2, 0, 0, 0, 9, 9], ..UPLINK.entering() };
         for front in [case.vip(1, 80), case.vip(1, 81), case.node(UPLINK, 30_080)] {
-            let frame = case.open(case.outside(7, 4000), front).macs(elsewhere).bytes();
-            let outcome = rig.run(Prog::Ingress, UPLINK.index, &frame);
-            assert_eq!(outcome.verdict, Verdict::Passed, "{case:?} {front}");
-            assert_eq!(outcome.frame, frame, "{case:?} {front}");
-            let outcome = rig.run(Prog::Xdp, UPLINK.index, &frame);
-            assert!(outcome.passes(Prog::Xdp) && outcome.frame == frame, "{case:?} {front}");
+            let client = case.outside(7, 4000);
+            let (from, to) = (client.ip(), front.ip());
+            for packet in [
+                case.open(client, front),
+                Packet::ping(from, to),
+                Packet::other(from, to, 132),
+                Packet::icmp(from, to, 3, 0, [0; 4]).quoting(&case.data(front, client), 1000),
+            ] {
+                let frame = packet.macs(elsewhere).bytes();
+                let outcome = rig.run(Prog::Ingress, UPLINK.index, &frame);
+                assert_eq!(outcome.verdict, Verdict::Passed, "{case:?} {front}");
+                assert_eq!(outcome.frame, frame, "{case:?} {front}");
+                let outcome = rig.run(Prog::Xdp, UPLINK.index, &frame);
+                assert!(outcome.passes(Prog::Xdp) && outcome.frame == frame, "{case:?} {front}");
+            }
         }
         rig.set_interface(UPLINK.index, Interface { port: 1, ..UPLINK.row() });
         let frame = case.open(case.outside(7, 4000), case.vip(1, 80)).macs(elsewhere).bytes();
