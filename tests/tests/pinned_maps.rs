@@ -14,6 +14,7 @@ use lb_userspace::desired::{
 use lb_userspace::reconcile::{NetworkFacts, Programmer};
 use lb_userspace::view::{ServiceView, services};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Loaded maps, removed when dropped.
@@ -92,7 +93,7 @@ fn web(backends: &[&str]) -> DesiredService {
 }
 
 fn desired(service: DesiredService) -> Desired {
-    Desired { services: [(service.key.clone(), service)].into_iter().collect() }
+    Desired { services: [(service.key.clone(), Arc::new(service))].into_iter().collect() }
 }
 
 fn facts() -> NetworkFacts {

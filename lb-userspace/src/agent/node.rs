@@ -8,12 +8,11 @@ use super::status::{SharedStatus, SyncInfo, unix_now};
 use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, sysctl};
 use crate::cli::BehaviourArgs;
 use crate::dataplane::{HookOptions, Hooks};
-use crate::desired::{
-    CompileOptions, Desired, HealthCheck, Problem, SlowStart, compile, health_checks,
-};
+use crate::desired::{Compiler, Problem, SlowStart};
 use crate::model;
 use crate::netlink::{NetworkState, NetworkWatcher};
 use crate::reconcile::{NetworkFacts, Programmer, QUARANTINE};
+use crate::source::SourceError;
 use crate::source::manifests::{ManifestDir, Snapshot};
 use prometheus_client::metrics::histogram::Histogram;
 use std::collections::BTreeSet;
@@ -52,15 +51,13 @@ pub(super) struct Node {
     programmer: Programmer,
     hooks: Hooks,
     stale: StaleSockets,
-    compile: CompileOptions,
+    compiler: Compiler,
     behaviour: BehaviourArgs,
     /// This machine's Node object.
     own: Option<Arc<model::Node>>,
-    desired: Desired,
     slow_start: SlowStart,
     problems: Vec<Problem>,
     health: Arc<ProxyHealth>,
-    health_checks: Vec<HealthCheck>,
     health_ports: HealthPorts,
     facts: NetworkFacts,
     report: Report,
@@ -119,14 +116,12 @@ impl Node {
             programmer,
             hooks,
             stale: StaleSockets::default(),
-            compile: config.compile.clone(),
+            compiler: Compiler::new(config.compile.clone()),
             behaviour: config.behaviour.clone(),
             own: None,
-            desired: Desired::default(),
             slow_start: SlowStart::new(config.slow_start),
             problems: Vec::new(),
             health: Arc::clone(health),
-            health_checks: Vec::new(),
             health_ports: HealthPorts::new(Arc::clone(health)),
             facts: NetworkFacts::default(),
             report,
@@ -139,6 +134,7 @@ impl Node {
         // What can't be read may be what is in force.
         node.programmer.hold();
         node.take(&source.snapshot);
+        drop(source.snapshot);
         node.facts = node.look();
         node.apply();
         node.attach();
@@ -150,7 +146,10 @@ impl Node {
     pub(super) async fn follow(&mut self) {
         loop {
             match self.next().await {
-                Some(Event::Manifests) => self.reload(),
+                Some(Event::Manifests) => {
+                    let loaded = self.manifests.load_touched();
+                    self.reload(loaded);
+                }
                 Some(Event::Network(state)) => self.network_changed(&state),
                 Some(Event::NetworkLost(error)) => {
                     self.report.set_network_error(Some(error));
@@ -182,8 +181,8 @@ impl Node {
         }
     }
 
-    fn reload(&mut self) {
-        match self.manifests.load() {
+    fn reload(&mut self, loaded: Result<Snapshot, SourceError>) {
+        match loaded {
             Ok(snapshot) => {
                 self.report.set_source_error(None);
                 if snapshot.changed {
@@ -205,12 +204,9 @@ impl Node {
     /// Compiles what was read; true if other interfaces are uplinks now.
     fn take(&mut self, snapshot: &Snapshot) -> bool {
         self.programmer.hold_only(|key| snapshot.lost.may_hold(&key.namespace, &key.name));
-        let (desired, more) = compile(&snapshot.objects, &self.compile);
-        self.desired = desired;
-        let (checks, refused) = health_checks(&snapshot.objects, &self.compile);
-        self.health_checks = checks;
-        self.problems = snapshot.problems.iter().cloned().chain(more).chain(refused).collect();
-        let name = self.compile.node_name.as_deref();
+        self.compiler.update(&snapshot.objects, &snapshot.changes);
+        self.problems = snapshot.problems.iter().chain(self.compiler.problems()).cloned().collect();
+        let name = self.compiler.options().node_name.as_deref();
         let node = snapshot
             .objects
             .nodes
@@ -243,7 +239,7 @@ impl Node {
     fn apply(&mut self) {
         let now = Instant::now();
         self.health.set_waiting(now);
-        let desired = self.slow_start.weigh(&self.desired, now);
+        let desired = self.slow_start.weigh(self.compiler.desired(), now);
         self.reweigh = self.slow_start.next_step(now);
         match self.programmer.apply(&desired, &self.facts, now) {
             Ok(applied) => {
@@ -272,7 +268,7 @@ impl Node {
 
     /// Tells load balancers what is in force.
     fn listen(&mut self) {
-        let problems = self.health_ports.update(&self.health_checks);
+        let problems = self.health_ports.update(self.compiler.health_checks());
         self.relisten = (!problems.is_empty()).then(|| Instant::now() + RETRY);
         self.report.set_unheard(problems);
     }
@@ -280,7 +276,7 @@ impl Node {
     /// Looks at what the system is set up for; again soon, if it is not, as
     /// nothing tells when that changes.
     fn check_system(&mut self) {
-        let addresses = self.desired.services.values().flat_map(|s| &s.cluster_ips);
+        let addresses = self.compiler.desired().services.values().flat_map(|s| &s.cluster_ips);
         let warnings = sysctl::forwarding_warnings(addresses.copied());
         self.recheck = (!warnings.is_empty()).then(|| Instant::now() + RETRY);
         self.report.set_warnings(warnings);
@@ -317,7 +313,8 @@ impl Node {
             self.stale.look(&mut self.report);
         } else if due(self.retry) {
             self.retry = None;
-            self.reload();
+            let loaded = self.manifests.load();
+            self.reload(loaded);
             self.apply();
             self.attach();
         } else if due(self.reweigh) {

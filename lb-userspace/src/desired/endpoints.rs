@@ -2,70 +2,131 @@
 //! that its selector matches if nobody wrote any slice for it, as the cluster's
 //! controller would.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::DesiredBackend;
 use super::choose::{Candidate, choose};
 use crate::model::{
-    AddressFamily, Conditions, Distribution, Endpoint, EndpointSlice, Objects, Pod, Service,
-    ServicePort, TrafficPolicy,
+    AddressFamily, Changed, Changes, Conditions, Distribution, Endpoint, EndpointSlice, Node,
+    ObjectName, Pod, Service, ServicePort, TrafficPolicy,
 };
 
-/// Finds endpoints without going through all objects for each Service.
-#[derive(Debug)]
-pub(super) struct Endpoints<'a> {
-    objects: &'a Objects,
-    node_name: Option<&'a str>,
-    /// The zone of this node.
-    zone: Option<&'a str>,
+/// Finds endpoints without going through all objects for each Service. Follows
+/// the objects change by change.
+#[derive(Debug, Default)]
+pub(super) struct Endpoints {
+    node_name: Option<String>,
     /// Zones by node.
-    zones: HashMap<&'a str, &'a str>,
-    /// Slices by namespace and Service.
-    slices: HashMap<(&'a str, &'a str), Vec<&'a EndpointSlice>>,
-    /// Pods by namespace, label and value; made when the first Service asks.
-    pods: Option<HashMap<PodLabel<'a>, Vec<&'a Pod>>>,
-    /// Weights of the Pods that have one, by namespace and name.
-    weights: HashMap<(&'a str, &'a str), u16>,
+    zones: HashMap<String, String>,
+    /// Slices by Service, and by their own name.
+    slices: HashMap<ObjectName, BTreeMap<String, Arc<EndpointSlice>>>,
+    /// Pods that have not ended, by label and by name.
+    pods: HashMap<PodLabel, BTreeMap<String, Arc<Pod>>>,
+    /// Weights of the Pods that have one.
+    weights: HashMap<ObjectName, u16>,
 }
 
-type PodLabel<'a> = (&'a str, &'a str, &'a str);
+/// Namespace, label and value.
+type PodLabel = (String, String, String);
 
 /// Of endpoints that nobody gave one.
 const DEFAULT_WEIGHT: u16 = 1;
 
-impl<'a> Endpoints<'a> {
-    pub(super) fn new(objects: &'a Objects, node_name: Option<&'a str>) -> Self {
-        let mut slices: HashMap<_, Vec<_>> = HashMap::new();
-        for slice in objects.endpoint_slices.values().map(|sourced| &*sourced.object) {
-            if let Some(service) = &slice.service {
-                let key = (slice.name.namespace.as_str(), service.as_str());
-                slices.entry(key).or_default().push(slice);
+impl Endpoints {
+    /// Without any object.
+    pub(super) fn new(node_name: Option<String>) -> Self {
+        Self { node_name, ..Self::default() }
+    }
+
+    /// Takes over what is different.
+    pub(super) fn update(&mut self, changes: &Changes) {
+        for node in &changes.nodes {
+            self.update_node(node);
+        }
+        for slice in &changes.endpoint_slices {
+            let [old, new] =
+                [&slice.old, &slice.new].map(|one| one.as_ref().map(|one| &one.object));
+            if let Some(service) = old.and_then(|slice| service_of(slice))
+                && let Some(slices) = self.slices.get_mut(&service)
+            {
+                slices.remove(&slice.name.name);
+                if slices.is_empty() {
+                    self.slices.remove(&service);
+                }
+            }
+            if let Some(new) = new
+                && let Some(service) = service_of(new)
+            {
+                let slices = self.slices.entry(service).or_default();
+                slices.insert(slice.name.name.clone(), Arc::clone(new));
             }
         }
-        let nodes = objects.nodes.values().map(|sourced| &*sourced.object);
-        let zones: HashMap<_, _> = nodes
-            .filter_map(|node| Some((node.name.name.as_str(), node.zone.as_deref()?)))
-            .collect();
-        let zone = node_name.and_then(|name| zones.get(name).copied());
-        let pods = objects.pods.values().map(|sourced| &*sourced.object);
-        let weight = |pod: &'a Pod| {
-            let key = (pod.name.namespace.as_str(), pod.name.name.as_str());
-            pod.weight.map(|weight| (key, weight))
+        for pod in &changes.pods {
+            self.update_pod(pod);
+        }
+    }
+
+    fn update_node(&mut self, node: &Changed<Node>) {
+        let zone = node.new.as_ref().and_then(|new| new.object.zone.clone());
+        match zone {
+            Some(zone) => self.zones.insert(node.name.name.clone(), zone),
+            None => self.zones.remove(&node.name.name),
         };
-        let weights = pods.filter_map(weight).collect();
-        Self { objects, node_name, zone, zones, slices, pods: None, weights }
+    }
+
+    fn update_pod(&mut self, pod: &Changed<Pod>) {
+        match pod.new.as_ref().and_then(|new| new.object.weight) {
+            Some(weight) => self.weights.insert(pod.name.clone(), weight),
+            None => self.weights.remove(&pod.name),
+        };
+        let key = |label: &String, value: &String| {
+            (pod.name.namespace.clone(), label.clone(), value.clone())
+        };
+        for (label, value) in pod.old.iter().flat_map(|old| &old.object.labels) {
+            let key = key(label, value);
+            if let Some(pods) = self.pods.get_mut(&key) {
+                pods.remove(&pod.name.name);
+                if pods.is_empty() {
+                    self.pods.remove(&key);
+                }
+            }
+        }
+        for new in pod.new.iter().map(|new| &new.object).filter(|new| !new.finished) {
+            for (label, value) in &new.labels {
+                let pods = self.pods.entry(key(label, value)).or_default();
+                pods.insert(pod.name.name.clone(), Arc::clone(new));
+            }
+        }
+    }
+
+    /// Services with a slice that names one of these Pods.
+    pub(super) fn with_pods(&self, pods: &BTreeSet<&ObjectName>) -> Vec<ObjectName> {
+        if pods.is_empty() {
+            return Vec::new();
+        }
+        let names = |slice: &EndpointSlice| {
+            let namespace = &slice.name.namespace;
+            slice.endpoints.iter().filter_map(|endpoint| endpoint.pod.as_ref()).any(|name| {
+                let name = ObjectName { namespace: namespace.clone(), name: name.clone() };
+                pods.contains(&name)
+            })
+        };
+        let services = self.slices.iter();
+        let services = services.filter(|(_, slices)| slices.values().any(|slice| names(slice)));
+        services.map(|(service, _)| service.clone()).collect()
+    }
+
+    /// Whether somebody has written slices for a Service.
+    pub(super) fn has_slices(&self, service: &ObjectName) -> bool {
+        self.slices.contains_key(service)
     }
 
     /// The backends of one port, sorted, each once.
-    pub(super) fn backends(
-        &mut self,
-        service: &Service,
-        port: &ServicePort,
-    ) -> Vec<DesiredBackend> {
-        let key = (service.name.namespace.as_str(), service.name.name.as_str());
+    pub(super) fn backends(&self, service: &Service, port: &ServicePort) -> Vec<DesiredBackend> {
         let mut candidates = Vec::new();
-        if let Some(slices) = self.slices.get(&key) {
-            for slice in slices {
+        if let Some(slices) = self.slices.get(&service.name) {
+            for slice in slices.values() {
                 self.add_slice(slice, service, port, &mut candidates);
             }
         } else if !service.selector.is_empty() {
@@ -99,8 +160,8 @@ impl<'a> Endpoints<'a> {
                 port: same.port,
                 conditions: endpoint.conditions,
                 local: self.is_local(endpoint.node.as_deref()),
-                for_node: names(&endpoint.hints.nodes, self.node_name),
-                for_zone: names(&endpoint.hints.zones, self.zone),
+                for_node: names(&endpoint.hints.nodes, self.node_name.as_deref()),
+                for_zone: names(&endpoint.hints.zones, self.zone()),
                 weight: self.weight(slice, endpoint),
             }));
         }
@@ -126,8 +187,9 @@ impl<'a> Endpoints<'a> {
             terminating: pod.terminating,
         };
         let local = self.is_local(pod.node.as_deref());
-        let zone = pod.node.as_deref().and_then(|node| self.zones.get(node).copied());
-        let for_zone = service.distribution.and(zone).map(|zone| Some(zone) == self.zone);
+        let zone = pod.node.as_ref().and_then(|node| self.zones.get(node));
+        let for_zone =
+            service.distribution.and(zone).map(|zone| Some(zone.as_str()) == self.zone());
         let for_node = (service.distribution == Some(Distribution::SameNode)).then_some(local);
         candidates.extend(addresses.map(|&addr| Candidate {
             addr,
@@ -142,19 +204,19 @@ impl<'a> Endpoints<'a> {
 
     /// The Pod's own weight counts before that of the slice.
     fn weight(&self, slice: &EndpointSlice, endpoint: &Endpoint) -> u16 {
-        let key = |pod| (slice.name.namespace.as_str(), pod);
-        let own = endpoint.pod.as_deref().and_then(|pod| self.weights.get(&key(pod))).copied();
+        let own = endpoint.pod.as_ref().filter(|_| !self.weights.is_empty()).and_then(|pod| {
+            let namespace = slice.name.namespace.clone();
+            self.weights.get(&ObjectName { namespace, name: pod.clone() }).copied()
+        });
         own.or(slice.weight).unwrap_or(DEFAULT_WEIGHT)
     }
 
     /// Pods that the Service selects and that can have endpoints.
-    fn pods(&mut self, service: &Service) -> Vec<&'a Pod> {
-        let objects = self.objects;
-        let index = self.pods.get_or_insert_with(|| index_pods(objects));
-        let namespace = service.name.namespace.as_str();
-        let mut rarest: Option<&Vec<&Pod>> = None;
+    fn pods(&self, service: &Service) -> Vec<&Pod> {
+        let mut rarest: Option<&BTreeMap<String, Arc<Pod>>> = None;
         for (label, value) in &service.selector {
-            match index.get(&(namespace, label.as_str(), value.as_str())) {
+            let key = (service.name.namespace.clone(), label.clone(), value.clone());
+            match self.pods.get(&key) {
                 None => return Vec::new(),
                 Some(pods) if rarest.is_none_or(|rarest| pods.len() < rarest.len()) => {
                     rarest = Some(pods);
@@ -162,32 +224,34 @@ impl<'a> Endpoints<'a> {
                 Some(_) => {}
             }
         }
-        let selected = |pod: &Pod| {
-            service.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value))
-        };
-        rarest.into_iter().flatten().copied().filter(|pod| selected(pod)).collect()
+        let pods = rarest.into_iter().flat_map(BTreeMap::values);
+        pods.map(|pod| &**pod).filter(|pod| selects(service, pod)).collect()
+    }
+
+    /// The zone of this node.
+    fn zone(&self) -> Option<&str> {
+        self.zones.get(self.node_name.as_ref()?).map(String::as_str)
     }
 
     fn is_local(&self, node: Option<&str>) -> bool {
-        node.is_some() && node == self.node_name
+        node.is_some() && node == self.node_name.as_deref()
     }
+}
+
+/// The Service that a slice is for.
+pub(super) fn service_of(slice: &EndpointSlice) -> Option<ObjectName> {
+    let name = slice.service.clone()?;
+    Some(ObjectName { namespace: slice.name.namespace.clone(), name })
+}
+
+/// Whether a Service selects a Pod of its namespace.
+pub(super) fn selects(service: &Service, pod: &Pod) -> bool {
+    service.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value))
 }
 
 /// Whether a hint names us; none if there is no hint.
 fn names(hint: &[String], own: Option<&str>) -> Option<bool> {
     (!hint.is_empty()).then(|| hint.iter().any(|name| Some(name.as_str()) == own))
-}
-
-fn index_pods(objects: &Objects) -> HashMap<PodLabel<'_>, Vec<&Pod>> {
-    let mut index: HashMap<_, Vec<_>> = HashMap::new();
-    let pods = objects.pods.values().map(|sourced| &*sourced.object);
-    for pod in pods.filter(|pod| !pod.finished) {
-        for (label, value) in &pod.labels {
-            let key = (pod.name.namespace.as_str(), label.as_str(), value.as_str());
-            index.entry(key).or_default().push(pod);
-        }
-    }
-    index
 }
 
 /// A Service serves the families of its own addresses only.

@@ -4,6 +4,7 @@
 mod choose;
 mod claims;
 mod compile;
+mod compiler;
 mod endpoints;
 mod explain;
 mod health;
@@ -15,11 +16,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
 
 pub use self::compile::{CompileOptions, compile};
+pub use self::compiler::Compiler;
 pub use self::explain::{ExplainedPort, Explanation, explain};
 pub use self::health::{HealthCheck, health_checks};
 pub use self::problem::{Problem, Severity, printable};
@@ -277,8 +280,9 @@ impl DesiredService {
 /// Everything that the data plane should serve.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
-    /// Service ports by their key.
-    pub services: BTreeMap<ServicePortKey, DesiredService>,
+    /// Service ports by their key; shared, since most stay as they are when
+    /// others change.
+    pub services: BTreeMap<ServicePortKey, Arc<DesiredService>>,
 }
 
 #[cfg(test)]

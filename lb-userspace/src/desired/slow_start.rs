@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Desired, DesiredService, ServicePortKey, Takes};
@@ -43,7 +44,7 @@ impl SlowStart {
             if known.values().any(Option::is_some)
                 && let Some(service) = weighed.to_mut().services.get_mut(key)
             {
-                self.ramp(service, &known, now);
+                self.ramp(Arc::make_mut(service), &known, now);
             }
             self.known.insert(key.clone(), known);
         }
@@ -124,7 +125,7 @@ mod tests {
             affinity: None,
             backends: (1..).zip(weights).map(backend).collect(),
         };
-        Desired { services: [(key, service)].into() }
+        Desired { services: [(key, Arc::new(service))].into() }
     }
 
     fn weights(desired: &Desired) -> Vec<u16> {

@@ -2,6 +2,7 @@
 //! are checked at the edge (`from_api`), so that everything behind it can rely on
 //! ports that are ports and addresses that parse. No I/O, no policy.
 
+mod changes;
 mod endpoint_slice;
 mod exposure;
 mod findings;
@@ -17,6 +18,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+pub(crate) use self::changes::is_same;
+pub use self::changes::{Changed, Changes};
 pub use self::endpoint_slice::{
     AddressFamily, Conditions, Endpoint, EndpointSlice, Hints, SlicePort,
 };

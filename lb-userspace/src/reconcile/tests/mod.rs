@@ -21,6 +21,7 @@ use lb_common::value::backend_state;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn ip(text: &str) -> IpAddr {
@@ -60,7 +61,7 @@ fn service(name: &str, ips: &[&str], backends: &[&str]) -> DesiredService {
 }
 
 fn desired(services: impl IntoIterator<Item = DesiredService>) -> Desired {
-    Desired { services: services.into_iter().map(|s| (s.key.clone(), s)).collect() }
+    Desired { services: services.into_iter().map(|s| (s.key.clone(), Arc::new(s))).collect() }
 }
 
 fn facts() -> NetworkFacts {

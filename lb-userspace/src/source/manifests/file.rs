@@ -1,20 +1,21 @@
 //! What is known of one file: the objects that it has in force, and what is
 //! wrong with it. A file that goes bad keeps what it had; so does an object.
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::document::{self, ParseError};
-use super::dump::Dump;
+use super::cut::Print;
+use super::document;
+use super::form::Form;
 use super::lost::Lost;
-use super::object::{self, AnyObject, Decoded, DecodedFile};
+use super::object::{self, AnyObject};
+use super::piece::Piece;
+use super::pieces::{Pieces, Reading};
 use super::scan::{self, ReadError, Stamp};
 use crate::desired::{Problem, Severity};
-use crate::model::{Kind, ObjectName};
 
 /// How long a file must have been left alone before its time stamps are proof
 /// that it has not changed: two writes in one tick of the clock look alike.
@@ -23,169 +24,166 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// A writer that has not written for so long only keeps the file open.
 const WRITER_GONE: Duration = Duration::from_secs(1);
 
-/// An object that a file has in force.
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) kind: Kind,
-    pub(super) name: ObjectName,
-    pub(super) object: AnyObject,
-}
-
 /// The state of a file.
 #[derive(Debug)]
 pub(super) struct FileState {
     /// The name, as messages show it.
     pub(super) name: Arc<str>,
-    pub(super) entries: Vec<Entry>,
-    pub(super) problems: Vec<Problem>,
-    /// Objects of other kinds.
-    pub(super) ignored: usize,
-    /// What in it can't be read and has no last good state.
-    pub(super) lost: Lost,
-    /// The state that `entries` stand for, once it can be trusted.
+    pieces: Pieces,
+    /// Why the file as a whole can't be read.
+    broken: Option<Problem>,
+    /// Whether somebody was writing it when it was last looked at.
+    pub(super) busy: bool,
+    /// The state that `pieces` stand for, once it can be trusted.
     stamp: Option<Stamp>,
-    /// Hash of the text that `entries` stand for.
-    text: Option<u64>,
-    /// Items of the file if it is a large dump.
-    dump: Dump,
+    /// The text that was last read as a whole.
+    text: Option<Print>,
 }
 
-/// What [`FileState::refresh`] found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Refreshed {
-    /// Whether anything is different now.
+/// What is different in a file.
+#[derive(Debug, Default)]
+pub(super) struct Update {
+    /// Whether anything is, if only what is said of it.
     pub(super) changed: bool,
-    /// Whether somebody is writing, so that it should be looked at again soon.
-    pub(super) busy: bool,
+    /// Objects that the file had, of the pieces that are gone.
+    pub(super) old: Vec<AnyObject>,
+    /// Objects that it has, of the pieces that are new.
+    pub(super) new: Vec<AnyObject>,
 }
 
 impl FileState {
     pub(super) fn new(name: &OsStr) -> Self {
         Self {
             name: name.to_string_lossy().into(),
-            entries: Vec::new(),
-            problems: Vec::new(),
-            ignored: 0,
-            lost: Lost::default(),
+            pieces: Pieces::default(),
+            broken: None,
+            busy: false,
             stamp: None,
             text: None,
-            dump: Dump::default(),
         }
+    }
+
+    /// Every object in force.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &AnyObject> {
+        self.pieces.iter().flat_map(|piece| &piece.objects)
+    }
+
+    /// Its pieces.
+    #[cfg(test)]
+    pub(super) const fn pieces(&self) -> &Pieces {
+        &self.pieces
+    }
+
+    /// What is wrong with it.
+    pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
+        let pieces = self.broken.is_none().then_some(&self.pieces);
+        let notes = pieces.into_iter().flat_map(Pieces::iter).filter_map(Piece::notes);
+        self.broken.iter().chain(notes.flat_map(|notes| &notes.problems))
+    }
+
+    /// Number of objects of other kinds.
+    pub(super) fn ignored(&self) -> usize {
+        self.pieces.iter().filter_map(Piece::notes).map(|notes| notes.ignored).sum()
+    }
+
+    /// Adds what in it can't be read and has no last good state.
+    pub(super) fn add_lost(&self, lost: &mut Lost) {
+        self.pieces.iter().filter_map(Piece::notes).for_each(|notes| lost.extend(&notes.lost));
+        if self.broken.is_some() && self.objects().next().is_none() {
+            lost.file();
+        }
+    }
+
+    /// What is different when the file is gone.
+    pub(super) fn into_update(self) -> (Arc<str>, Update) {
+        let old = self.objects().cloned().collect();
+        (self.name, Update { changed: true, old, new: Vec::new() })
     }
 
     /// Reads the file again if it may have changed.
-    pub(super) fn refresh(&mut self, path: &Path, now: SystemTime) -> Refreshed {
+    pub(super) fn refresh(&mut self, path: &Path, now: SystemTime) -> Update {
         if self.stamp.is_some() && scan::stamp(path).is_ok_and(|stamp| stamp == self.stamp) {
-            return Refreshed::default();
+            return Update::default();
         }
         self.stamp = None;
-        let mut busy = false;
-        let read = match scan::read(path, true) {
+        self.busy = false;
+        let opened = match scan::open(path, true) {
             Err(ReadError::Busy) => {
-                busy = true;
+                self.busy = true;
                 // What a file does not hold can't be lost, so its first state may
                 // be half written: it will be read again when the writer is done.
-                if !self.entries.is_empty() && !writer_gone(path, now) {
-                    return Refreshed { changed: false, busy };
+                if self.objects().next().is_some() && !writer_gone(path, now) {
+                    return Update::default();
                 }
-                scan::read(path, false)
+                scan::open(path, false)
             }
             other => other,
         };
-        let changed = match read {
-            Ok((stamp, text)) => {
-                if !busy && stamp.age(now).is_some_and(|age| age > SETTLED) {
-                    self.stamp = Some(stamp);
-                }
-                self.take(&text)
-            }
-            Err(error) => {
-                self.text = None;
-                self.keep_all(&error.to_string())
-            }
-        };
-        Refreshed { changed, busy }
+        let settled = |stamp: &Stamp| stamp.age(now).is_some_and(|age| age > SETTLED);
+        let update = opened.and_then(|(stamp, file)| {
+            let update = self.read(&file)?;
+            self.stamp = Some(stamp).filter(|stamp| !self.busy && settled(stamp));
+            Ok(update)
+        });
+        update.unwrap_or_else(|error| {
+            self.text = None;
+            self.keep_all(&error.to_string())
+        })
     }
 
-    /// Takes over a new text; whether anything is different.
-    pub(super) fn take(&mut self, text: &str) -> bool {
-        let mut hasher = DefaultHasher::new();
-        text.hash(&mut hasher);
-        let hash = hasher.finish();
-        if self.text == Some(hash) {
-            return false;
+    fn read(&mut self, file: &File) -> Result<Update, ReadError> {
+        // Half of what somebody is writing looks like anything.
+        if !self.busy
+            && let Some(reading) = self.pieces.read_file(file)?
+        {
+            return Ok(self.replace(reading));
         }
-        self.text = Some(hash);
-        let decoded = match self.decode(text) {
-            Ok(decoded) => decoded,
-            Err(error) => return self.keep_all(&error.to_string()),
-        };
-        let mut old: HashMap<_, _> = std::mem::take(&mut self.entries)
-            .into_iter()
-            .map(|entry| ((entry.kind, entry.name), entry.object))
-            .collect();
-        self.problems.clear();
-        self.ignored = decoded.ignored;
-        self.lost = Lost::default();
-        for decoded in decoded.objects {
-            self.add(decoded, &mut old);
-        }
-        true
+        Ok(self.take(&scan::read(file)?))
     }
 
-    fn decode(&mut self, text: &str) -> Result<DecodedFile, ParseError> {
+    /// Takes over a new text.
+    pub(super) fn take(&mut self, text: &str) -> Update {
         let json_only = self.name.ends_with(".json");
-        if !json_only && let Some(decoded) = self.dump.decode(text) {
-            return Ok(decoded);
+        if let Some(reading) = self.pieces.read_text(text, json_only) {
+            self.text = None;
+            return self.replace(reading);
         }
-        document::parse(text, json_only).map(object::decode)
+        let print = Print::of(text.as_bytes(), Form::File);
+        if self.text == Some(print) {
+            return Update::default();
+        }
+        self.text = Some(print);
+        match document::parse(text, json_only).map(object::decode) {
+            Ok(decoded) => self.replace(Reading::whole(print, decoded)),
+            Err(error) => self.keep_all(&error.to_string()),
+        }
     }
 
-    fn add(&mut self, decoded: Decoded, old: &mut HashMap<(Kind, ObjectName), AnyObject>) {
-        let mut kept = "";
-        if let Some(id) = decoded.id {
-            let object = decoded.object.or_else(|| {
-                let last_good = old.remove(&id)?;
-                kept = "; its last good state stays in force";
-                Some(last_good)
-            });
-            match object {
-                Some(object) => self.entries.push(Entry { kind: id.0, name: id.1, object }),
-                None => self.lost.object(id.0, id.1),
-            }
-        }
-        for finding in decoded.findings {
-            let suffix = if finding.severity == Severity::Error { kept } else { "" };
-            self.problems.push(Problem {
-                severity: finding.severity,
-                file: self.name.to_string(),
-                object: decoded.label.clone(),
-                field: (!finding.field.is_empty()).then_some(finding.field),
-                message: finding.message + suffix,
-            });
+    fn replace(&mut self, reading: Reading) -> Update {
+        let was_broken = self.broken.take().is_some();
+        match self.pieces.replace(&self.name, reading) {
+            Some([old, new]) => Update { changed: true, old, new },
+            None => Update { changed: was_broken, ..Update::default() },
         }
     }
 
     /// The file as a whole is bad; whether that is news.
-    fn keep_all(&mut self, reason: &str) -> bool {
-        if self.entries.is_empty() {
-            self.lost.file();
-        }
-        let kept = match self.entries.len() {
+    fn keep_all(&mut self, reason: &str) -> Update {
+        let kept = match self.objects().count() {
             0 => String::new(),
             1 => "; the object that it held stays in force".to_owned(),
             count => format!("; the {count} objects that it held stay in force"),
         };
-        let problems = vec![Problem {
+        let problem = Problem {
             severity: Severity::Error,
             file: self.name.to_string(),
             object: None,
             field: None,
             message: format!("{reason}{kept}"),
-        }];
-        let news = self.problems != problems;
-        self.problems = problems;
-        news
+        };
+        let changed = self.broken.as_ref() != Some(&problem);
+        self.broken = Some(problem);
+        Update { changed, ..Update::default() }
     }
 }
 

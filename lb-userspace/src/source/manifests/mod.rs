@@ -1,17 +1,24 @@
 //! A directory of manifests as a source of objects: every `.yaml`, `.yml` and
 //! `.json` file in it, several documents a file, single objects or lists as
-//! kubectl prints them. Files that did not change are not read again, and bad
-//! ones keep what they had in force. Nothing is written and nothing blocks.
+//! kubectl prints them. What did not change is not read again, files nor items
+//! of large ones, and bad ones keep what they had in force. Nothing is written
+//! and nothing blocks.
 
+mod cut;
 mod document;
-mod dump;
 mod file;
+mod form;
 mod lost;
 mod merge;
+mod news;
 mod object;
+mod piece;
+mod pieces;
 mod scan;
+mod skim;
 #[cfg(test)]
 mod tests;
+mod touched;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -25,9 +32,11 @@ use tokio::sync::mpsc;
 
 use self::file::FileState;
 pub use self::lost::Lost;
+use self::merge::FileUpdate;
+use self::touched::{Shared, Touched};
 use super::SourceError;
 use crate::desired::Problem;
-use crate::model::Objects;
+use crate::model::{Changes, Objects};
 
 /// A file that is gone gets this long to come back before its objects go: a
 /// listing that races with a rename can miss both names.
@@ -38,17 +47,27 @@ const GONE_FOR_GOOD: Duration = Duration::from_millis(20);
 pub struct ManifestDir {
     path: PathBuf,
     files: BTreeMap<OsString, FileState>,
+    /// What all files hold, each object once.
+    objects: Arc<Objects>,
+    /// Objects that are there more than once.
+    duplicates: Vec<Problem>,
     /// Shared with the watcher: whether a file was being written at the last load.
     busy: Arc<AtomicBool>,
+    /// Shared with the watcher: what it saw since the last load.
+    touched: Arc<Shared>,
     /// Whether a load has succeeded.
     loaded: bool,
+    /// Whether the last one failed, so that anything may have changed since.
+    failed: bool,
 }
 
 /// All that the directory says, as far as it can be read.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Objects in force.
-    pub objects: Objects,
+    pub objects: Arc<Objects>,
+    /// What is different from the last successful load.
+    pub changes: Changes,
     /// What is wrong with files and objects, in the order of the files.
     pub problems: Vec<Problem>,
     /// Number of files.
@@ -63,17 +82,27 @@ pub struct Snapshot {
 
 /// What a single text holds, as if it were the only file of a directory.
 pub fn read_text(file: &str, text: &str) -> Snapshot {
+    let mut dir = ManifestDir::new("");
     let mut state = FileState::new(file.as_ref());
-    state.take(text);
-    let (objects, problems) = merge::merge(std::iter::once(&state));
-    let FileState { ignored, lost, .. } = state;
-    Snapshot { objects, problems, files: 1, ignored, lost, changed: true }
+    let update = state.take(text);
+    let updates = [(Arc::clone(&state.name), update)];
+    dir.files.insert(file.into(), state);
+    dir.merge(&updates, true)
 }
 
 impl ManifestDir {
     /// A directory; it need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), files: BTreeMap::new(), busy: Arc::default(), loaded: false }
+        Self {
+            path: path.into(),
+            files: BTreeMap::new(),
+            objects: Arc::default(),
+            duplicates: Vec::new(),
+            busy: Arc::default(),
+            touched: Arc::default(),
+            loaded: false,
+            failed: false,
+        }
     }
 
     /// The directory.
@@ -85,37 +114,102 @@ impl ManifestDir {
     /// disk needs, and some milliseconds more if a file is gone. An error means
     /// that the directory can't be read; what was in force should stay.
     pub fn load(&mut self) -> Result<Snapshot, SourceError> {
+        // Before looking: what happens from here on is looked at again.
+        self.touched.take();
+        self.load_all()
+    }
+
+    /// As [`ManifestDir::load`], but that only what the watcher saw is looked at.
+    pub fn load_touched(&mut self) -> Result<Snapshot, SourceError> {
+        match self.touched.take() {
+            Touched::Files(names) if self.loaded && !self.failed => {
+                let is_gone = |name| matches!(scan::stamp(&self.path.join(name)), Ok(None));
+                if names.iter().any(is_gone) {
+                    return self.load_all();
+                }
+                let (updates, changed) = self.refresh(&names);
+                Ok(self.merge(&updates, changed))
+            }
+            Touched::Files(_) | Touched::Anything => self.load_all(),
+        }
+    }
+
+    fn load_all(&mut self) -> Result<Snapshot, SourceError> {
+        self.failed = true;
         let mut names = self.list()?;
         if self.files.keys().any(|known| names.binary_search(known).is_err()) {
             std::thread::sleep(GONE_FOR_GOOD);
             names = self.list()?;
         }
-        let before = self.files.len();
-        self.files.retain(|known, _| names.binary_search(known).is_ok());
-        let mut changed = !self.loaded || self.files.len() != before;
-        let mut busy = false;
+        let gone = self.files.extract_if(.., |known, _| names.binary_search(known).is_err());
+        let mut all: Vec<FileUpdate> = gone.map(|(_, file)| file.into_update()).collect();
+        let (updates, changed) = self.refresh(&names);
+        let changed = changed || !self.loaded || !all.is_empty();
+        all.extend(updates);
+        (self.loaded, self.failed) = (true, false);
+        Ok(self.merge(&all, changed))
+    }
+
+    /// Reads these files where they have changed; whether any has.
+    fn refresh<'a>(
+        &mut self,
+        names: impl IntoIterator<Item = &'a OsString>,
+    ) -> (Vec<FileUpdate>, bool) {
+        let mut updates = Vec::new();
+        let mut changed = false;
         let now = SystemTime::now();
         for name in names {
-            let path = self.path.join(&name);
-            let new = !self.files.contains_key(&name);
-            let state = self.files.entry(name).or_insert_with_key(|name| FileState::new(name));
-            let refreshed = state.refresh(&path, now);
-            changed |= new || refreshed.changed;
-            busy |= refreshed.busy;
+            let path = self.path.join(name);
+            if !self.files.contains_key(name) {
+                self.files.insert(name.clone(), FileState::new(name));
+                changed = true;
+            }
+            let Some(state) = self.files.get_mut(name) else { continue };
+            let update = state.refresh(&path, now);
+            if update.changed {
+                changed = true;
+                updates.push((Arc::clone(&state.name), update));
+            }
         }
+        let busy = self.files.values().any(|file| file.busy);
         self.busy.store(busy, Ordering::Relaxed);
-        self.loaded = true;
-        let (objects, problems) = merge::merge(self.files.values());
+        (updates, changed)
+    }
+
+    /// Brings the objects of all files together again.
+    fn merge(&mut self, updates: &[FileUpdate], differs: bool) -> Snapshot {
+        let simple = self.duplicates.is_empty() && merge::is_simple(&self.objects, updates);
+        let changes = if simple {
+            merge::update(Arc::make_mut(&mut self.objects), updates)
+        } else {
+            let (objects, duplicates) = merge::merge(self.files.values());
+            let changes = Changes::between(&self.objects, &objects);
+            (self.objects, self.duplicates) = (Arc::new(objects), duplicates);
+            changes
+        };
         let mut lost = Lost::default();
-        self.files.values().for_each(|file| lost.extend(&file.lost));
-        Ok(Snapshot {
-            objects,
-            problems,
+        self.files.values().for_each(|file| file.add_lost(&mut lost));
+        Snapshot {
+            objects: Arc::clone(&self.objects),
+            changes,
+            problems: self.problems(),
             files: self.files.len(),
-            ignored: self.files.values().map(|file| file.ignored).sum(),
+            ignored: self.files.values().map(FileState::ignored).sum(),
             lost,
-            changed,
-        })
+            changed: differs,
+        }
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut duplicates = self.duplicates.iter().peekable();
+        let mut problems = Vec::new();
+        for file in self.files.values() {
+            problems.extend(file.problems().cloned());
+            while let Some(problem) = duplicates.next_if(|problem| *problem.file == *file.name) {
+                problems.push(problem.clone());
+            }
+        }
+        problems
     }
 
     /// Starts to watch, and returns the channel that gets a message soon after
@@ -123,7 +217,7 @@ impl ManifestDir {
     /// not exist yet. Messages that nobody has taken yet are merged into one. The
     /// watch ends when the receiver is dropped.
     pub fn watch(&self) -> Result<mpsc::Receiver<()>, SourceError> {
-        watch::start(self.path.clone(), Arc::clone(&self.busy))
+        watch::start(self.path.clone(), Arc::clone(&self.busy), Arc::clone(&self.touched))
             .map_err(|source| SourceError::Watch { path: self.path.clone(), source })
     }
 

@@ -23,6 +23,30 @@ pub(super) enum AnyObject {
     ServiceCidr(Arc<ServiceCidr>),
 }
 
+impl AnyObject {
+    /// Its kind.
+    pub(super) const fn kind(&self) -> Kind {
+        match self {
+            Self::Service(_) => Kind::Service,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
+            Self::Pod(_) => Kind::Pod,
+            Self::Node(_) => Kind::Node,
+            Self::ServiceCidr(_) => Kind::ServiceCidr,
+        }
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &ObjectName {
+        match self {
+            Self::Service(object) => &object.name,
+            Self::EndpointSlice(object) => &object.name,
+            Self::Pod(object) => &object.name,
+            Self::Node(object) => &object.name,
+            Self::ServiceCidr(object) => &object.name,
+        }
+    }
+}
+
 /// What one object of a file became.
 #[derive(Clone, Debug)]
 pub(super) struct Decoded {
@@ -55,19 +79,18 @@ pub(super) fn decode(documents: Vec<Value>) -> DecodedFile {
     file
 }
 
-/// Interprets one item of a list that is the only document of its file; none if
-/// its meaning depends on where it stands.
-pub(super) fn decode_item(item: Value, index: usize) -> Option<DecodedFile> {
+/// Interprets one document or item, which stands at `place` in its file.
+pub(super) fn decode_part(part: Value, place: String) -> DecodedFile {
     let mut file = DecodedFile::default();
-    file.document(item, format!("items[{index}]"), None);
-    file.objects.iter().all(|decoded| decoded.id.is_some()).then_some(file)
+    file.document(part, place, None);
+    file
 }
 
 impl DecodedFile {
-    /// Adds what another part of the same file holds.
-    pub(super) fn append(&mut self, mut other: Self) {
-        self.objects.append(&mut other.objects);
-        self.ignored += other.ignored;
+    /// Whether what is said of it depends on where it stands: people know what
+    /// has no name by its place.
+    pub(super) fn is_placed(&self) -> bool {
+        self.objects.iter().any(|decoded| decoded.id.is_none())
     }
 
     /// `place` says where in the file the document stands; the items of a typed

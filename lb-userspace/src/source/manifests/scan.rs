@@ -9,9 +9,9 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Files beyond this are refused: the dump of a cluster with 10,000 Services has
-/// about a third of it.
-pub(super) const MAX_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Files beyond this are refused: the dump of a cluster with 10,000 Services and
+/// 50,000 endpoints has half of it as JSON, a quarter as YAML.
+pub(super) const MAX_FILE_BYTES: u64 = 128 * 1024 * 1024;
 
 /// `F_SETSIG` of the kernel's asm-generic/fcntl.h, which the crate `libc` lacks.
 const F_SETSIG: libc::c_int = 10;
@@ -86,7 +86,8 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-fn is_manifest(name: &OsStr) -> bool {
+/// Whether a name is that of a manifest.
+pub(super) fn is_manifest(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     let known = [b".yaml".as_slice(), b".yml", b".json"];
     !name.starts_with(b".")
@@ -103,31 +104,35 @@ pub(super) fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
     }
 }
 
-/// Reads a whole file. With `complete`, a file that somebody has open for
-/// writing is [`ReadError::Busy`], and nobody can start to write while it is read.
-pub(super) fn read(path: &Path, complete: bool) -> Result<(Stamp, String), ReadError> {
+/// Opens a file. With `complete`, a file that somebody has open for writing is
+/// [`ReadError::Busy`], and nobody can start to write while it is open here.
+pub(super) fn open(path: &Path, complete: bool) -> Result<(Stamp, File), ReadError> {
     // Opening a device can have effects, so look first; and again at what was
     // opened, which may be another file by now.
     check_regular(&fs::metadata(path)?)?;
-    let mut file = fs::OpenOptions::new()
+    let file = fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)?;
-    let metadata = file.metadata()?;
-    check_regular(&metadata)?;
+    check_regular(&file.metadata()?)?;
     if complete && written_by_others(&file) {
         return Err(ReadError::Busy);
     }
     // The lease is on: what counts is the state from here on.
-    let stamp = Stamp::of(&file.metadata()?);
-    let mut bytes = Vec::with_capacity(usize::try_from(stamp.len).unwrap_or(0));
-    let read = file.by_ref().take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    let metadata = file.metadata()?;
+    check_regular(&metadata)?;
+    Ok((Stamp::of(&metadata), file))
+}
+
+/// Reads all of a file.
+pub(super) fn read(file: &File) -> Result<String, ReadError> {
+    let len = file.metadata()?.len();
+    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+    let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
     if read as u64 > MAX_FILE_BYTES {
         return Err(ReadError::TooLong(file.metadata()?.len()));
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|error| ReadError::NotUtf8(error.utf8_error().valid_up_to()))?;
-    Ok((stamp, text))
+    String::from_utf8(bytes).map_err(|error| ReadError::NotUtf8(error.utf8_error().valid_up_to()))
 }
 
 fn check_regular(metadata: &Metadata) -> Result<(), ReadError> {
@@ -166,6 +171,10 @@ mod tests {
 
     use super::*;
 
+    fn read(path: &Path, complete: bool) -> Result<String, ReadError> {
+        super::read(&open(path, complete)?.1)
+    }
+
     #[test]
     fn leftovers_of_editors_and_dot_files_do_not_count() {
         let dir = tempfile::tempdir().unwrap();
@@ -202,7 +211,7 @@ mod tests {
         assert!(matches!(read(&path("dangling.yaml"), true), Err(ReadError::Io(_))));
         fs::write(path("target"), "text").unwrap();
         symlink("target", path("link.yaml")).unwrap();
-        assert_eq!(read(&path("link.yaml"), true).unwrap().1, "text");
+        assert_eq!(read(&path("link.yaml"), true).unwrap(), "text");
     }
 
     #[test]
@@ -222,9 +231,9 @@ mod tests {
         let mut writer = File::create(&path).unwrap();
         writer.write_all(b"half").unwrap();
         assert!(matches!(read(&path, true), Err(ReadError::Busy)));
-        assert_eq!(read(&path, false).unwrap().1, "half");
+        assert_eq!(read(&path, false).unwrap(), "half");
         drop(writer);
-        assert_eq!(read(&path, true).unwrap().1, "half");
+        assert_eq!(read(&path, true).unwrap(), "half");
     }
 
     #[test]
@@ -241,6 +250,6 @@ mod tests {
             drop(leased);
             writer.join().unwrap().unwrap();
         });
-        assert_eq!(read(&path, true).unwrap().1, "new");
+        assert_eq!(read(&path, true).unwrap(), "new");
     }
 }

@@ -1,23 +1,28 @@
-//! Tells when the directory may have changed: by inotify within milliseconds,
+//! Tells when the directory may have changed: by inotify within a millisecond,
 //! and by looking now and then at what inotify does not see (a link's target
 //! elsewhere, a directory in place of the old one, a queue that ran over).
+//!
+//! The first change after a quiet time is told at once if it is complete: a file
+//! that was closed, renamed or removed. What follows on its heels is a burst and
+//! told together.
 
-use std::collections::hash_map::DefaultHasher;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
-use std::hash::{Hash as _, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self as std_mpsc, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
+use super::news::News;
 use super::scan::{self, Stamp};
+use super::touched::{Shared, Touched};
 
 /// Quiet time after which a burst of events counts as over.
 const QUIET: Duration = Duration::from_millis(10);
@@ -29,16 +34,23 @@ const RESCAN: Duration = Duration::from_secs(1);
 const RESCAN_ALONE: Duration = Duration::from_millis(100);
 
 /// Starts the thread that watches. It ends within [`RESCAN`] after the receiver.
-pub(super) fn start(path: PathBuf, busy: Arc<AtomicBool>) -> io::Result<mpsc::Receiver<()>> {
+pub(super) fn start(
+    path: PathBuf,
+    busy: Arc<AtomicBool>,
+    touched: Arc<Shared>,
+) -> io::Result<mpsc::Receiver<()>> {
     let (changes, receiver) = mpsc::channel(1);
     // Before the caller's first load, so that nothing between it and the first
     // event is missed.
     let watch = Watch::new(std::path::absolute(path)?);
     thread::Builder::new()
         .name("lb-manifests".to_owned())
-        .spawn(move || watch.run(&changes, &busy))?;
+        .spawn(move || watch.run(&changes, &busy, &touched))?;
     Ok(receiver)
 }
+
+/// States of files by name; none if the directory can't be read.
+type Stamps = Option<BTreeMap<OsString, Option<Stamp>>>;
 
 struct Watch {
     path: PathBuf,
@@ -48,37 +60,46 @@ struct Watch {
     complained: bool,
     signals: std_mpsc::Receiver<()>,
     signal: std_mpsc::SyncSender<()>,
+    /// What events told and nobody has told on.
+    news: Arc<Mutex<News>>,
     /// The state of all files when last looked at.
-    seen: Option<u64>,
+    seen: Stamps,
 }
 
 impl Watch {
     fn new(path: PathBuf) -> Self {
         // One signal stands for any number of events, so one place is enough.
         let (signal, signals) = std_mpsc::sync_channel(1);
-        let mut watch =
-            Self { path, inotify: None, complained: false, signals, signal, seen: None };
+        let (inotify, complained, news) = Default::default();
+        let mut watch = Self { path, inotify, complained, signals, signal, news, seen: None };
         watch.follow();
-        watch.seen = fingerprint(&watch.path);
+        watch.seen = stamps(&watch.path);
         watch
     }
 
-    fn run(mut self, changes: &mpsc::Sender<()>, busy: &AtomicBool) {
+    fn run(mut self, changes: &mpsc::Sender<()>, busy: &AtomicBool, touched: &Shared) {
+        let mut quiet_since = Instant::now();
         while !changes.is_closed() {
             let pause = if self.inotify.is_some() { RESCAN } else { RESCAN_ALONE };
-            let told = match self.signals.recv_timeout(pause) {
+            let news = match self.signals.recv_timeout(pause) {
                 Ok(()) => {
-                    self.let_burst_pass();
-                    true
+                    self.let_burst_pass(quiet_since.elapsed() >= QUIET);
+                    quiet_since = Instant::now();
+                    self.take_news()
                 }
-                Err(RecvTimeoutError::Timeout) => busy.load(Ordering::Relaxed),
+                Err(RecvTimeoutError::Timeout) => {
+                    let news = News { beside: true, ..News::default() };
+                    if busy.load(Ordering::Relaxed) {
+                        News { touched: Touched::Anything, ..news }
+                    } else {
+                        news
+                    }
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            self.follow();
-            let now = fingerprint(&self.path);
-            let differs = now != self.seen;
-            self.seen = now;
-            if told || differs {
+            let found = self.look(news);
+            if found != Touched::default() {
+                touched.add(found);
                 // Full means that a message is on its way already.
                 let _ = changes.try_send(());
             }
@@ -86,10 +107,49 @@ impl Watch {
     }
 
     /// Waits for the end of a burst, so that a file is read after its last write
-    /// and a set of files as a whole.
-    fn let_burst_pass(&self) {
+    /// and a set of files as a whole. The first change does not wait for more.
+    fn let_burst_pass(&self, first: bool) {
         let end = Instant::now() + PATIENCE;
-        while self.signals.recv_timeout(QUIET).is_ok() && Instant::now() < end {}
+        let complete = || self.news.lock().unwrap_or_else(PoisonError::into_inner).complete;
+        while !(first && complete())
+            && self.signals.recv_timeout(QUIET).is_ok()
+            && Instant::now() < end
+        {}
+    }
+
+    fn take_news(&self) -> News {
+        std::mem::take(&mut self.news.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// What may have changed, by what events tell and by looking, where they
+    /// don't tell enough.
+    fn look(&mut self, news: News) -> Touched {
+        let News { mut touched, beside, complete: _ } = news;
+        if let Touched::Files(names) = &touched
+            && !beside
+            && let Some(seen) = &mut self.seen
+        {
+            for name in names {
+                seen.insert(name.clone(), scan::stamp(&self.path.join(name)).ok().flatten());
+            }
+            return touched;
+        }
+        self.follow();
+        let now = stamps(&self.path);
+        touched.add(match (&self.seen, &now) {
+            (Some(before), Some(now)) => {
+                let names = before.keys().chain(now.keys());
+                let stamp = |stamps: &BTreeMap<OsString, Option<Stamp>>, name: &OsString| {
+                    stamps.get(name).copied().flatten()
+                };
+                let differs = names.filter(|name| stamp(before, name) != stamp(now, name));
+                Touched::Files(differs.cloned().collect())
+            }
+            (None, None) => Touched::default(),
+            _ => Touched::Anything,
+        });
+        self.seen = now;
+        touched
     }
 
     /// Makes sure that inotify watches the directory that the path leads to now.
@@ -121,8 +181,10 @@ impl Watch {
     fn watcher(&self) -> notify::Result<RecommendedWatcher> {
         let signal = self.signal.clone();
         let path = self.path.clone();
+        let news = Arc::clone(&self.news);
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-            if event.as_ref().map_or(true, |event| concerns(event, &path)) {
+            let mut news = news.lock().unwrap_or_else(PoisonError::into_inner);
+            if news.take(event.as_ref().ok(), &path) {
                 // Full means that a signal is waiting already.
                 let _ = signal.try_send(());
             }
@@ -136,24 +198,10 @@ impl Watch {
     }
 }
 
-/// Whether an event can mean a change in the directory: what is read does not,
-/// and what happens beside it does not either.
-fn concerns(event: &Event, dir: &Path) -> bool {
-    let reading = matches!(event.kind, EventKind::Access(access)
-        if access != AccessKind::Close(AccessMode::Write));
-    let beside = !event.paths.is_empty() && event.paths.iter().all(|path| !path.starts_with(dir));
-    !reading && !beside
-}
-
-/// A value that differs if a file came, went or changed; none if the directory
-/// can't be read.
-fn fingerprint(dir: &Path) -> Option<u64> {
-    let mut hasher = DefaultHasher::new();
-    for name in scan::list(dir).ok()? {
-        scan::stamp(&dir.join(&name)).ok().flatten().hash(&mut hasher);
-        name.hash(&mut hasher);
-    }
-    Some(hasher.finish())
+/// The states of all files; none if the directory can't be read.
+fn stamps(dir: &Path) -> Stamps {
+    let names = scan::list(dir).ok()?.into_iter();
+    Some(names.map(|name| (name.clone(), scan::stamp(&dir.join(&name)).ok().flatten())).collect())
 }
 
 #[cfg(test)]
@@ -186,7 +234,7 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("manifests");
         fs::create_dir(&dir).unwrap();
-        let mut receiver = start(dir.clone(), Arc::default()).unwrap();
+        let mut receiver = start(dir.clone(), Arc::default(), Arc::default()).unwrap();
         settle(&mut receiver);
         (parent, dir, receiver)
     }
@@ -213,6 +261,26 @@ mod tests {
         fs::write(&file, "a").unwrap();
         settle(&mut receiver);
         fs::read(&file).unwrap();
+        assert_eq!(wait(&mut receiver, Duration::from_millis(300)), None);
+    }
+
+    #[test]
+    fn the_first_change_is_told_without_waiting_for_more() {
+        let (_parent, dir, mut receiver) = watched();
+        let mut fastest = Duration::MAX;
+        for round in 0..20 {
+            fs::write(dir.join(".new"), round.to_string()).unwrap();
+            fs::rename(dir.join(".new"), dir.join("a.yaml")).unwrap();
+            fastest = fastest.min(wait(&mut receiver, Duration::from_secs(5)).unwrap());
+            settle(&mut receiver);
+        }
+        assert!(fastest < QUIET, "{fastest:?}");
+    }
+
+    #[test]
+    fn what_careful_writers_begin_with_is_no_change() {
+        let (_parent, dir, mut receiver) = watched();
+        fs::write(dir.join(".a.yaml.new"), "a").unwrap();
         assert_eq!(wait(&mut receiver, Duration::from_millis(300)), None);
     }
 

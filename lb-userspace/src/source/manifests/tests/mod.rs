@@ -1,14 +1,21 @@
 //! The directory as a whole: what is in force after which change.
 
+mod cut;
+
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::*;
-use crate::desired::{CompileOptions, Desired, DesiredService, Policy, Severity, compile};
+use proptest::strategy::Strategy;
 
-const YAML: &str = include_str!("../../../../tests/data/cluster.yaml");
-const JSON: &str = include_str!("../../../../tests/data/cluster.json");
+use super::*;
+use crate::desired::{
+    CompileOptions, Compiler, Desired, DesiredService, Policy, Severity, compile, health_checks,
+};
+use crate::model::Changes;
+
+const YAML: &str = include_str!("../../../../../tests/data/cluster.yaml");
+const JSON: &str = include_str!("../../../../../tests/data/cluster.json");
 
 struct Dir {
     dir: tempfile::TempDir,
@@ -306,6 +313,41 @@ fn config_map_mounts_are_followed_through_their_links() {
     assert_eq!(snapshot.objects.services.values().next().unwrap().object.ports[0].port, 81);
 }
 
+#[test]
+fn what_the_watcher_saw_is_all_that_is_looked_at() {
+    let mut dir = Dir::new(&[("a.yaml", &service("a", "80"))]);
+    let mut changes = dir.manifests.watch().unwrap();
+    let mut names = |dir: &mut Dir, expected: &[&str]| {
+        let end = Instant::now() + Duration::from_secs(5);
+        loop {
+            if changes.try_recv().is_ok() {
+                let snapshot = dir.manifests.load_touched().unwrap();
+                let names = snapshot.objects.services.keys().map(|name| name.name.clone());
+                if names.eq(expected.iter().copied()) {
+                    break;
+                }
+            }
+            assert!(Instant::now() < end, "{expected:?}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    // Before anything was looked at, that is everything.
+    dir.write("b.yaml", &service("b", "80"));
+    names(&mut dir, &["a", "b"]);
+    dir.write("b.yaml", &service("c", "80"));
+    names(&mut dir, &["a", "c"]);
+    dir.write(".new", &service("d", "80"));
+    fs::rename(dir.path(".new"), dir.path("d.yaml")).unwrap();
+    names(&mut dir, &["a", "c", "d"]);
+    fs::remove_file(dir.path("a.yaml")).unwrap();
+    names(&mut dir, &["c", "d"]);
+    fs::rename(dir.path("b.yaml"), dir.path("e.yaml")).unwrap();
+    dir.write("a.yaml", &service("a", "80"));
+    names(&mut dir, &["a", "c", "d"]);
+    // A message with nothing behind it is no change.
+    assert!(!dir.manifests.load_touched().unwrap().changed);
+}
+
 /// From the write until the new set is compiled. The limit leaves room for a
 /// machine that is busy with other tests.
 #[test]
@@ -321,7 +363,7 @@ fn a_change_is_compiled_soon_after_it_is_written() {
         loop {
             let told = changes.try_recv().is_ok();
             if told {
-                let snapshot = dir.load();
+                let snapshot = dir.manifests.load_touched().unwrap();
                 let (desired, _) = compile(&snapshot.objects, &CompileOptions::default());
                 if desired.services.values().any(|service| service.port == port) {
                     break;
@@ -334,6 +376,136 @@ fn a_change_is_compiled_soon_after_it_is_written() {
     }
     times.sort();
     assert!(times[5] < Duration::from_millis(150), "{times:?}");
+}
+
+/// A list with so many items that it is read in pieces.
+fn large(items: &[String]) -> String {
+    let mut text = String::from("apiVersion: v1\nitems:\n");
+    for item in items {
+        text.extend(["- ", item, "\n"]);
+    }
+    for number in 0..40 {
+        let padding =
+            format!("- {{apiVersion: v1, kind: Node, metadata: {{name: pad-{number}}}}}\n");
+        text.push_str(&padding);
+    }
+    text + "kind: List\n"
+}
+
+fn inline(name: &str, port: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, \
+         spec: {{clusterIP: 10.96.0.1, ports: [{{port: {port}}}]}}}}"
+    )
+}
+
+#[test]
+fn a_refused_item_of_a_large_list_keeps_its_last_good_state() {
+    let list = |a: &str, b: &str| large(&[inline("a", a), inline("b", b)]);
+    let mut dir = Dir::new(&[("a.yaml", &list("80", "81"))]);
+    assert_eq!(dir.load().changes.services.len(), 2);
+    dir.write("a.yaml", &list("0", "82"));
+    for _ in 0..2 {
+        let snapshot = dir.load();
+        let ports: Vec<u16> =
+            snapshot.objects.services.values().map(|one| one.object.ports[0].port).collect();
+        assert_eq!(ports, [80, 82]);
+        assert!(snapshot.lost.is_empty());
+        let problems: Vec<String> = snapshot.problems.iter().map(ToString::to_string).collect();
+        assert!(problems[0].ends_with("; its last good state stays in force"), "{problems:?}");
+        assert_eq!(problems.len(), 1);
+    }
+    // It stays good while others change, and its good state may come back.
+    dir.write("a.yaml", &list("0", "83"));
+    let changes = dir.load().changes;
+    let names: Vec<&str> = changes.services.iter().map(|one| one.name.name.as_str()).collect();
+    assert_eq!(names, ["b"]);
+    assert_eq!(dir.services().0, ["a", "b"]);
+    dir.write("a.yaml", &list("80", "83"));
+    let snapshot = dir.load();
+    assert_eq!(snapshot.changes, Changes::default());
+    assert!(snapshot.changed && snapshot.problems.is_empty());
+    // A file that goes bad as a whole keeps all of it.
+    dir.write("a.yaml", &(list("80", "83") + "- ["));
+    assert_eq!(dir.services().0, ["a", "b"]);
+}
+
+/// Any object, in one line.
+fn any_object() -> impl Strategy<Value = String> {
+    let number = 0_u8..6;
+    let flags = proptest::prelude::any::<[bool; 4]>();
+    (0_u8..5, number.clone(), number.clone(), number, flags).prop_map(
+        |(kind, a, b, c, [one, two, three, four])| match kind {
+            0 | 1 => {
+                let selector = if one { format!("selector: {{app: x{c}}},") } else { String::new() };
+                let local = "type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: ";
+                let local =
+                    if two { format!("{local}{},", 30_000 + u16::from(b)) } else { String::new() };
+                let affinity = if three { "sessionAffinity: ClientIP," } else { "" };
+                let created = if four { "" } else { ", creationTimestamp: '2026-11-22T13:00:05Z'" };
+                format!(
+                    "{{apiVersion: v1, kind: Service, metadata: {{name: s{a}{created}}}, spec: \
+                     {{clusterIP: 10.96.0.{b}, {selector} {local} {affinity} ports: [{{name: p, port: 80}}]}}}}"
+                )
+            }
+            2 => format!(
+                "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: e{a}, \
+                 labels: {{kubernetes.io/service-name: s{b}}}}}, addressType: IPv4, ports: [{{name: p, \
+                 port: 8080}}], endpoints: [{{addresses: [10.0.0.{c}], conditions: {{ready: {one}}}, \
+                 nodeName: n{}, hints: {{forZones: [{{name: z{c}}}]}}}}]}}",
+                c % 2
+            ),
+            3 => format!(
+                "{{apiVersion: v1, kind: Pod, metadata: {{name: p{a}, labels: {{app: x{b}}}}}, spec: \
+                 {{nodeName: n{}, containers: []}}, status: {{phase: {}, podIP: 10.1.0.{c}, conditions: \
+                 [{{type: Ready, status: \"{one}\"}}]}}}}",
+                c % 2,
+                if two || three { "Running" } else { "Failed" }
+            ),
+            _ => format!(
+                "{{apiVersion: v1, kind: Node, metadata: {{name: n{}, labels: \
+                 {{topology.kubernetes.io/zone: z{b}}}}}}}",
+                a % 2
+            ),
+        },
+    )
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+    #[test]
+    fn following_changes_leads_to_the_same_as_reading_everything(
+        steps in proptest::collection::vec(
+            (0_usize..2, proptest::collection::vec(any_object(), 0..20), 0_u8..4),
+            1..8,
+        ),
+    ) {
+        let mut dir = Dir::new(&[]);
+        let options = CompileOptions { node_name: Some("n1".into()), ..CompileOptions::default() };
+        let mut compiler = Compiler::new(options.clone());
+        let mut before = Arc::default();
+        for (file, items, form) in steps {
+            let name = ["a.yaml", "b.yaml"][file];
+            match form {
+                0 => drop(fs::remove_file(dir.path(name))),
+                1 => dir.write(name, &(items.join("\n---\n") + "\n")),
+                _ => dir.write(name, &large(&items).replace("pad", ["p", "q"][file])),
+            }
+            let snapshot = dir.load();
+            let whole = ManifestDir::new(dir.dir.path()).load().unwrap();
+            proptest::prop_assert_eq!(&snapshot.objects, &whole.objects);
+            proptest::prop_assert_eq!(&snapshot.problems, &whole.problems);
+            proptest::prop_assert_eq!(&snapshot.changes, &Changes::between(&before, &whole.objects));
+            compiler.update(&snapshot.objects, &snapshot.changes);
+            let (desired, mut problems) = compile(&whole.objects, &options);
+            let (checks, unheard) = health_checks(&whole.objects, &options);
+            problems.extend(unheard);
+            proptest::prop_assert_eq!(compiler.desired(), &desired);
+            proptest::prop_assert_eq!(compiler.health_checks(), &checks);
+            proptest::prop_assert_eq!(compiler.problems().cloned().collect::<Vec<_>>(), problems);
+            before = snapshot.objects;
+        }
+    }
 }
 
 /// Damages a text in one place.

@@ -1,0 +1,176 @@
+//! Reads of a large file only what differs from last time. The rest is looked at
+//! in small portions and recognised, so that no memory is needed for it: to get
+//! as much from the system as the file has takes longer than to read it.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use super::cut::{Cut, Print};
+use super::form::Layout;
+
+/// How much is read at once. Stays in the processor's cache.
+const PORTION: usize = 256 * 1024;
+
+/// What a text in pieces has beside them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Outline {
+    pub(super) layout: Layout,
+    /// What is before the first piece.
+    head: String,
+    /// What is behind the last one.
+    tail: String,
+}
+
+/// What differs.
+#[derive(Debug)]
+pub(super) struct Skimmed {
+    /// How many pieces at the beginning are as they were.
+    pub(super) front: usize,
+    /// How many at the end are.
+    pub(super) back: usize,
+    /// The list, or stream, of only those in between, if there are any.
+    pub(super) middle: Option<String>,
+}
+
+impl Outline {
+    /// That of a text that was cut; none if there is more to it.
+    pub(super) fn of(text: &str, cut: &Cut<'_>) -> Option<Self> {
+        let [head, tail] = cut.frame.map(str::to_owned);
+        (!text.starts_with('\u{feff}')).then(|| Self { layout: cut.layout.clone(), head, tail })
+    }
+
+    /// The pieces of a text that [`Skimmed::middle`] is.
+    pub(super) fn cut<'a>(&self, middle: &'a str, known: &[Print]) -> Option<Cut<'a>> {
+        self.layout
+            .begins(middle, self.head.len())
+            .then(|| Cut::by(&self.layout, middle, self.head.len(), known))?
+    }
+
+    /// Finds the difference; none if the file has to be read as a whole.
+    pub(super) fn skim(&self, file: &File, prints: &[Print]) -> io::Result<Option<Skimmed>> {
+        let file = Portions { file, len: file.metadata()?.len(), bytes: Vec::new(), start: 0 };
+        self.skim_portions(file, prints)
+    }
+
+    fn skim_portions(
+        &self,
+        mut file: Portions<'_>,
+        prints: &[Print],
+    ) -> io::Result<Option<Skimmed>> {
+        let (head, tail) = (self.head.as_bytes(), self.tail.as_bytes());
+        let gap = self.layout.gap();
+        let Some(end_of_pieces) = file.len.checked_sub(tail.len() as u64) else {
+            return Ok(None);
+        };
+        if file.get(0, head.len(), Toward::End)? != Some(head) {
+            return Ok(None);
+        }
+        let mut begin = head.len() as u64;
+        let mut front = 0;
+        for print in prints {
+            let gap = if front == 0 { &[] } else { gap };
+            let len = gap.len() + print.len();
+            let found = file.get(begin, len, Toward::End)?;
+            if !found.is_some_and(|bytes| self.is_piece(bytes, gap, *print)) {
+                break;
+            }
+            (begin, front) = (begin + len as u64, front + 1);
+        }
+        if begin > end_of_pieces || file.get(end_of_pieces, tail.len(), Toward::End)? != Some(tail)
+        {
+            return Ok(None);
+        }
+        let mut end = end_of_pieces;
+        let mut back = 0;
+        for print in prints[front..].iter().rev() {
+            let len = gap.len() + print.len();
+            let Some(at) = end.checked_sub(len as u64).filter(|at| *at >= begin) else { break };
+            let found = file.get(at, len, Toward::Beginning)?;
+            if !found.is_some_and(|bytes| self.is_piece(bytes, gap, *print)) {
+                break;
+            }
+            (end, back) = (at, back + 1);
+        }
+        self.middle(file.file, [begin, end], [front, back])
+    }
+
+    fn is_piece(&self, bytes: &[u8], gap: &[u8], print: Print) -> bool {
+        let piece = bytes.strip_prefix(gap);
+        piece.is_some_and(|piece| Print::of(piece, self.layout.form) == print)
+    }
+
+    /// What is between the pieces that are known.
+    fn middle(
+        &self,
+        file: &File,
+        [begin, end]: [u64; 2],
+        [front, back]: [usize; 2],
+    ) -> io::Result<Option<Skimmed>> {
+        // With the byte before, which may have to be the end of a line.
+        let from = if front == 0 { begin } else { begin - 1 };
+        let mut bytes = vec![0; usize::try_from(end - from).map_err(io::Error::other)?];
+        file.read_exact_at(&mut bytes, from)?;
+        let Ok(text) = String::from_utf8(bytes) else { return Ok(None) };
+        let mut middle = text.as_str();
+        if front > 0 {
+            let Some((last, rest)) = text.split_at_checked(1) else { return Ok(None) };
+            if !self.layout.may_end(last) {
+                return Ok(None);
+            }
+            middle = rest;
+        }
+        if middle.is_empty() {
+            return Ok(Some(Skimmed { front, back, middle: None }));
+        }
+        if front > 0 {
+            match middle.as_bytes().strip_prefix(self.layout.gap()) {
+                Some(rest) => middle = &middle[middle.len() - rest.len()..],
+                None => return Ok(None),
+            }
+        }
+        if back > 0 && !self.layout.may_end(middle) {
+            return Ok(None);
+        }
+        let middle = Some([&self.head, middle, &self.tail].concat());
+        Ok(Some(Skimmed { front, back, middle }))
+    }
+}
+
+/// A file, as much of it as is looked at.
+struct Portions<'a> {
+    file: &'a File,
+    len: u64,
+    bytes: Vec<u8>,
+    /// Where `bytes` begin.
+    start: u64,
+}
+
+/// Where the next look will be.
+#[derive(Clone, Copy)]
+enum Toward {
+    End,
+    Beginning,
+}
+
+impl Portions<'_> {
+    /// Some bytes; none if the file is too short.
+    fn get(&mut self, at: u64, len: usize, toward: Toward) -> io::Result<Option<&[u8]>> {
+        let end = at + len as u64;
+        if end > self.len {
+            return Ok(None);
+        }
+        if at < self.start || end > self.start + self.bytes.len() as u64 {
+            let portion = len.max(PORTION) as u64;
+            let (start, stop) = match toward {
+                Toward::End => (at, self.len.min(at + portion)),
+                Toward::Beginning => (end.saturating_sub(portion), end),
+            };
+            self.bytes.resize(usize::try_from(stop - start).map_err(io::Error::other)?, 0);
+            self.start = start;
+            self.file.read_exact_at(&mut self.bytes, start)?;
+        }
+        let offset = usize::try_from(at - self.start).map_err(io::Error::other)?;
+        Ok(self.bytes.get(offset..offset + len))
+    }
+}
