@@ -252,6 +252,7 @@ impl Node {
                     at: unix_now(),
                     duration_seconds: applied.duration.as_secs_f64(),
                     changed: applied.changed,
+                    writes: applied.writes,
                 };
                 self.report.set_held(self.programmer.held());
                 self.report.set_sync(sync, &self.problems, &applied.refused);

@@ -107,6 +107,9 @@ pub struct SyncInfo {
     pub duration_seconds: f64,
     /// How many Service ports changed.
     pub changed: usize,
+    /// How many rows of maps, or runs of slots, that took.
+    #[serde(default)]
+    pub writes: usize,
 }
 
 /// Something that is wrong with an object.

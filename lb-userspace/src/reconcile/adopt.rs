@@ -54,6 +54,7 @@ pub(super) fn adopt(image: Image, now: Instant) -> (Programmed, Vec<Change>) {
         removed: BTreeMap::new(),
         rows: image.backends,
         filter: image.filter,
+        settled: None,
     };
     for id in lost {
         changes.push(programmed.remove_backend(id, None, now));
@@ -83,6 +84,7 @@ fn adopt_services(
                     header: header_of(row),
                     slots: <[Slots; 4]>::default(),
                     backends: BTreeMap::new(),
+                    settled: None,
                 };
                 for (index, segment) in row.segments.into_iter().enumerate() {
                     let slots = adopt_slots(image, segment, &mut taken);

@@ -25,7 +25,7 @@ impl Extent {
 }
 
 /// The free runs of the slot array.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ExtentPool {
     /// Free runs: start to length; neighbours are always joined.
     by_start: BTreeMap<u32, u32>,

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 /// The free ids of a map.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct IdPool {
     /// In the order in which they are handed out, with the end of quarantine.
     free: VecDeque<(u32, Option<Instant>)>,

@@ -6,10 +6,12 @@
 
 mod adopt;
 mod change;
+mod difference;
 mod extents;
 mod frontends;
 mod ids;
 mod image;
+mod moves;
 mod name;
 mod place;
 mod plan;
@@ -38,6 +40,8 @@ use std::time::{Duration, Instant};
 pub struct ApplyReport {
     /// How many Service ports changed.
     pub changed: usize,
+    /// How many rows of maps, or runs of slots, that took.
+    pub writes: usize,
     /// Service ports that keep what they had, and why.
     pub refused: Vec<(ServicePortKey, Refusal)>,
     /// How long it took.
@@ -103,12 +107,13 @@ impl Programmer {
         let mut programmed = self.take(now)?;
         let mut changes = programmed.expire(now);
         let plan = plan::plan(&mut programmed, desired, &self.held, facts, now);
+        let writes = plan.changes.len();
         changes.extend(plan.changes);
         self.write(&changes)?;
         self.held.retain(|key| plan::is_missing(desired, key));
         self.programmed = Some(programmed);
         let duration = started.elapsed();
-        Ok(ApplyReport { changed: plan.changed, refused: plan.refused, duration })
+        Ok(ApplyReport { changed: plan.changed, writes, refused: plan.refused, duration })
     }
 
     /// Frees what has rested long enough.

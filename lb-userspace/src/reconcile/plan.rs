@@ -6,7 +6,9 @@
 //! first and its rows last.
 
 use super::change::Change;
+use super::difference;
 use super::frontends::{Claims, NetworkFacts};
+use super::moves::move_all;
 use super::place::{Place, place};
 use super::refusal::Refusal;
 use super::slots::Slots;
@@ -14,12 +16,13 @@ use super::state::{
     Endpoint, Programmed, ProgrammedBackend, ProgrammedService, QUARANTINE, address_bucket,
     backend_row, socket_bucket,
 };
-use crate::dataplane::maps::{FrontendId, ServiceHeader};
+use crate::dataplane::maps::ServiceHeader;
 use crate::desired::{Desired, DesiredService, Policy, ServicePortKey};
 use lb_common::key::PODS;
 use lb_common::value::{backend_state, policy};
-use lb_common::{Backend, Frontend, Segment, filter};
+use lb_common::{Backend, Segment, filter};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Writes in their order, and what could not be had.
@@ -35,16 +38,16 @@ pub(super) struct Plan {
 
 /// Writes by when they may happen.
 #[derive(Default)]
-struct Steps {
-    filter: Vec<Change>,
+pub(super) struct Steps {
+    pub(super) filter: Vec<Change>,
     prepare: Vec<Change>,
     switch: Vec<Change>,
-    frontends: Vec<Change>,
+    pub(super) frontends: Vec<Change>,
     withdraw: Vec<Change>,
 }
 
 impl Steps {
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         self.prepare.len() + self.switch.len() + self.withdraw.len()
     }
 
@@ -69,8 +72,28 @@ pub(super) fn plan(
     now: Instant,
 ) -> Plan {
     let mut steps = Steps::default();
-    let mut claims = Claims::new(programmed.frontend_capacity);
     let mut plan = Plan::default();
+    let settled = held.is_empty() && programmed.settled.as_ref() == Some(facts);
+    if !settled || !difference::plan(programmed, desired, facts, now, &mut steps, &mut plan) {
+        plan_all(programmed, desired, held, facts, now, &mut steps, &mut plan);
+    }
+    let complete = held.is_empty() && plan.refused.is_empty();
+    programmed.settled = complete.then(|| facts.clone());
+    plan.changes = steps.into_changes();
+    plan
+}
+
+/// Looks at every Service port.
+fn plan_all(
+    programmed: &mut Programmed,
+    desired: &Desired,
+    held: &BTreeSet<ServicePortKey>,
+    facts: &NetworkFacts,
+    now: Instant,
+    steps: &mut Steps,
+    plan: &mut Plan,
+) {
+    let mut claims = Claims::new(programmed.frontend_capacity);
     for &addr in facts.node_addresses.iter().chain(&facts.translation_addresses) {
         steps.filter.extend(programmed.flag(address_bucket(addr), filter::NODE_ADDR));
     }
@@ -92,7 +115,7 @@ pub(super) fn plan(
     for service in known.into_iter().chain(new) {
         let before = steps.count();
         match place(programmed, &mut claims, service, facts, now) {
-            Ok(place) => settle(programmed, service, place, now, &mut steps),
+            Ok(place) => settle(programmed, service, place, now, steps),
             Err(refusal) => {
                 if let Some(known) = programmed.services.get(&service.key) {
                     claims.keep(&programmed.frontends, known.id);
@@ -110,19 +133,17 @@ pub(super) fn plan(
         .collect();
     plan.changed += gone.len();
     for key in gone {
-        retire(programmed, &key, now, &mut steps);
+        retire(programmed, &key, now, steps);
     }
     let waiting = |(key, refusal): (_, Refusal)| (key, refusal.or_waiting(programmed));
     plan.refused = std::mem::take(&mut plan.refused).into_iter().map(waiting).collect();
-    move_frontends(programmed, claims.into_rows(), &mut steps);
-    plan.changes = steps.into_changes();
-    plan
+    move_all(programmed, claims.into_rows(), steps);
 }
 
 /// Writes a Service port into its place.
-fn settle(
+pub(super) fn settle(
     programmed: &mut Programmed,
-    desired: &DesiredService,
+    desired: &Arc<DesiredService>,
     place: Place,
     now: Instant,
     steps: &mut Steps,
@@ -134,7 +155,9 @@ fn settle(
         header: ServiceHeader::default(),
         slots: <[Slots; 4]>::default(),
         backends: BTreeMap::new(),
+        settled: None,
     });
+    service.settled = Some(Arc::clone(desired));
     if service.name != Some(place.name) {
         let name = Some(Box::new(place.name));
         steps.prepare.push(Change::Name { service: place.id, name });
@@ -231,9 +254,14 @@ fn change_backend(
 }
 
 /// Takes a Service port out of service. Its frontends go before.
-fn retire(programmed: &mut Programmed, key: &ServicePortKey, now: Instant, steps: &mut Steps) {
+pub(super) fn retire(
+    programmed: &mut Programmed,
+    key: &ServicePortKey,
+    now: Instant,
+    steps: &mut Steps,
+) {
     let Some(service) = programmed.services.remove(key) else { return };
-    let ProgrammedService { id, name: _, header, slots, backends } = service;
+    let ProgrammedService { id, name: _, header, slots, backends, settled: _ } = service;
     for (index, slots) in slots.into_iter().enumerate() {
         if let Some(extent) = slots.extent {
             let segment = Segment::default();
@@ -252,38 +280,6 @@ fn retire(programmed: &mut Programmed, key: &ServicePortKey, now: Instant, steps
     steps.withdraw.push(Change::Header { service: id, header });
     steps.withdraw.push(Change::Name { service: id, name: None });
     programmed.service_ids.release(id, now + QUARANTINE);
-}
-
-/// Removes, adds and replaces frontends. The row of a whole address is there
-/// only while the rows of its ports are, so that no known port is refused.
-fn move_frontends(
-    programmed: &mut Programmed,
-    wanted: BTreeMap<FrontendId, Frontend>,
-    steps: &mut Steps,
-) {
-    let old = std::mem::take(&mut programmed.frontends);
-    let by_kind = |ids: Vec<FrontendId>| -> (Vec<_>, Vec<_>) {
-        ids.into_iter().partition(FrontendId::is_address)
-    };
-    let gone = old.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
-    let new = wanted.iter().filter(|(id, row)| old.get(id) != Some(row)).map(|(id, _)| *id);
-    let (gone_addresses, gone_ports) = by_kind(gone);
-    let (new_addresses, new_ports) = by_kind(new.collect());
-    // An address that loses all its ports loses its own row first; one that
-    // gains its first gets it last.
-    for id in gone_addresses.into_iter().chain(gone_ports) {
-        steps.frontends.push(Change::Frontend { id, row: None });
-    }
-    for id in new_ports.into_iter().chain(new_addresses) {
-        let flag = if id.is_address() {
-            programmed.flag(address_bucket(id.addr), filter::SERVICE_ADDR)
-        } else {
-            programmed.flag(socket_bucket(id.addr, id.port, id.proto), filter::FRONTEND)
-        };
-        steps.filter.extend(flag);
-        steps.frontends.push(Change::Frontend { id, row: wanted.get(&id).copied() });
-    }
-    programmed.frontends = wanted;
 }
 
 const fn policy_of(policy: Policy) -> u8 {

@@ -2,15 +2,17 @@
 
 use super::change::{Change, Name};
 use super::extents::ExtentPool;
+use super::frontends::NetworkFacts;
 use super::ids::IdPool;
 use super::slots::Slots;
 use crate::dataplane::maps::{FrontendId, ServiceHeader};
-use crate::desired::{DesiredBackend, Scope, ServicePortKey, Takes};
+use crate::desired::{DesiredBackend, DesiredService, Scope, ServicePortKey, Takes};
 use ipnet::IpNet;
 use lb_common::value::backend_state;
 use lb_common::{Address as _, Backend, BePort, Frontend, Service, V4, V6, filter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long an id, a run of slots or a removed backend's row is left alone.
@@ -43,10 +45,12 @@ pub(super) struct ProgrammedService {
     pub(super) slots: [Slots; 4],
     /// Backends, also those that were removed a moment ago.
     pub(super) backends: BTreeMap<Endpoint, ProgrammedBackend>,
+    /// What it was planned from; none if another agent did that.
+    pub(super) settled: Option<Arc<DesiredService>>,
 }
 
 /// What is programmed, and what is free.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Programmed {
     /// Service ports.
     pub(super) services: BTreeMap<ServicePortKey, ProgrammedService>,
@@ -70,6 +74,9 @@ pub(super) struct Programmed {
     pub(super) rows: Vec<Backend>,
     /// Filter flags by bucket.
     pub(super) filter: Vec<u8>,
+    /// The facts with which everything that was desired was planned; none if
+    /// something was refused or held.
+    pub(super) settled: Option<NetworkFacts>,
 }
 
 impl Programmed {

@@ -135,7 +135,12 @@ fn text(status: &Status) -> String {
     }
     if let Some(sync) = &status.last_sync {
         let took = sync.duration_seconds * 1e3;
-        lines.push(format!("Last sync  {} ago, took {took:.1} ms", age(sync.at)));
+        lines.push(format!(
+            "Last sync  {} ago, took {took:.1} ms: Service ports changed: {}, rows written: {}",
+            age(sync.at),
+            sync.changed,
+            sync.writes
+        ));
     }
     lines.extend(status.warnings.iter().map(|warning| format!("Warning    {warning}")));
     let Kernel { services, backends, maps: fill, flows, no_port, verdicts } = &status.kernel;

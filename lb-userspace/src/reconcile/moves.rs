@@ -1,0 +1,115 @@
+//! Frontends on the way from what is in force to what is wanted: those of all
+//! Service ports, or of some.
+
+use super::change::Change;
+use super::frontends::NetworkFacts;
+use super::plan::Steps;
+use super::state::{Programmed, address_bucket, socket_bucket};
+use crate::dataplane::maps::FrontendId;
+use lb_common::value::frontend_kind;
+use lb_common::{Frontend, filter};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Brings all frontends to what is wanted.
+pub(super) fn move_all(
+    programmed: &mut Programmed,
+    wanted: BTreeMap<FrontendId, Frontend>,
+    steps: &mut Steps,
+) {
+    let old = std::mem::replace(&mut programmed.frontends, wanted);
+    let wanted = &programmed.frontends;
+    let gone = old.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
+    let new = wanted.iter().filter(|(id, row)| old.get(id) != Some(row));
+    let new = new.map(|(id, row)| (*id, *row)).collect();
+    write(programmed, gone, new, steps);
+}
+
+/// Moves the rows of some Service ports from `old`, where they are, to `wanted`,
+/// and the rows of the addresses that they are on.
+pub(super) fn move_some(
+    programmed: &mut Programmed,
+    old: &BTreeSet<FrontendId>,
+    wanted: &BTreeMap<FrontendId, Frontend>,
+    facts: &NetworkFacts,
+    steps: &mut Steps,
+) {
+    let mut gone: BTreeSet<FrontendId> =
+        old.iter().filter(|id| !wanted.contains_key(id)).copied().collect();
+    let rows = &programmed.frontends;
+    let mut new: BTreeMap<FrontendId, Frontend> = wanted
+        .iter()
+        .filter(|(id, row)| !id.is_address() && rows.get(id) != Some(row))
+        .map(|(id, row)| (*id, *row))
+        .collect();
+    let addresses: BTreeSet<IpAddr> = gone.iter().chain(new.keys()).map(|id| id.addr).collect();
+    for id in &gone {
+        programmed.frontends.remove(id);
+    }
+    programmed.frontends.extend(&new);
+    for addr in addresses {
+        let id = FrontendId::address(addr);
+        match whole_row(&programmed.frontends, addr, facts) {
+            Some(row) if programmed.frontends.get(&id) != Some(&row) => {
+                programmed.frontends.insert(id, row);
+                new.insert(id, row);
+            }
+            None if programmed.frontends.remove(&id).is_some() => {
+                gone.insert(id);
+            }
+            Some(_) | None => {}
+        }
+    }
+    write(programmed, gone.into_iter().collect(), new.into_iter().collect(), steps);
+}
+
+/// The row of a whole address, by the rows of its ports: what `rows_of` says
+/// for each of them, and `Claims` for all.
+fn whole_row(
+    rows: &BTreeMap<FrontendId, Frontend>,
+    addr: IpAddr,
+    facts: &NetworkFacts,
+) -> Option<Frontend> {
+    if facts.node_addresses.contains(&addr) {
+        return None;
+    }
+    let of_address = rows.range(FrontendId::address(addr)..).take_while(|(id, _)| id.addr == addr);
+    let kinds = of_address.filter(|(id, _)| !id.is_address()).map(|(_, row)| row.kind);
+    let whole = |kind| match kind {
+        frontend_kind::CLUSTER_IP => Some(frontend_kind::ADDRESS),
+        frontend_kind::LOAD_BALANCER | frontend_kind::EXTERNAL_IP => {
+            Some(frontend_kind::EXTERNAL_ADDRESS)
+        }
+        _ => None,
+    };
+    let kind = kinds.filter_map(whole).min_by_key(|kind| *kind != frontend_kind::ADDRESS)?;
+    Some(Frontend { kind, ..Frontend::default() })
+}
+
+/// Removes, adds and replaces frontends. The row of a whole address is there
+/// only while the rows of its ports are, so that no known port is refused.
+fn write(
+    programmed: &mut Programmed,
+    gone: Vec<FrontendId>,
+    new: Vec<(FrontendId, Frontend)>,
+    steps: &mut Steps,
+) {
+    let (gone_addresses, gone_ports): (Vec<_>, Vec<_>) =
+        gone.into_iter().partition(FrontendId::is_address);
+    let (new_addresses, new_ports): (Vec<_>, Vec<_>) =
+        new.into_iter().partition(|(id, _)| id.is_address());
+    // An address that loses all its ports loses its own row first; one that
+    // gains its first gets it last.
+    for id in gone_addresses.into_iter().chain(gone_ports) {
+        steps.frontends.push(Change::Frontend { id, row: None });
+    }
+    for (id, row) in new_ports.into_iter().chain(new_addresses) {
+        let flag = if id.is_address() {
+            programmed.flag(address_bucket(id.addr), filter::SERVICE_ADDR)
+        } else {
+            programmed.flag(socket_bucket(id.addr, id.port, id.proto), filter::FRONTEND)
+        };
+        steps.filter.extend(flag);
+        steps.frontends.push(Change::Frontend { id, row: Some(row) });
+    }
+}
