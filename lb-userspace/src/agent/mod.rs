@@ -6,6 +6,7 @@ mod facts;
 mod files;
 mod health;
 mod http;
+mod memory;
 mod metrics;
 mod node;
 mod report;

@@ -2,6 +2,7 @@
 //! keeps them in line.
 
 use super::health::{HealthPorts, ProxyHealth};
+use super::memory;
 use super::report::Report;
 use super::stale::StaleSockets;
 use super::status::{SharedStatus, SyncInfo, unix_now};
@@ -139,6 +140,7 @@ impl Node {
         node.apply();
         node.attach();
         node.serve_sockets(&options)?;
+        memory::give_back();
         Ok(node)
     }
 

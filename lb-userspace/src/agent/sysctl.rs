@@ -48,6 +48,9 @@ pub(super) fn forwarding_warnings(addresses: impl Iterator<Item = IpAddr>) -> Ve
     let mut families = [false; 2];
     for addr in addresses {
         families[usize::from(addr.is_ipv6())] = true;
+        if families == [true; 2] {
+            break;
+        }
     }
     let settings = [("IPv4", "net.ipv4.ip_forward"), ("IPv6", "net.ipv6.conf.all.forwarding")];
     let off = |name: &str| {
