@@ -54,6 +54,17 @@ impl Agent {
         manifests: &Path,
         options: Options,
     ) -> Result<Self> {
+        Self::start_within(LIMIT, netns, node, manifests, options)
+    }
+
+    /// As [`Agent::start`], where there is much to put in force.
+    pub fn start_within(
+        limit: Duration,
+        netns: &Namespace,
+        node: &str,
+        manifests: &Path,
+        options: Options,
+    ) -> Result<Self> {
         let prefix = format!("{}-agent-", netns.name());
         let home = tempfile::Builder::new().prefix(&prefix).tempdir();
         let mut agent = Self {
@@ -67,7 +78,7 @@ impl Agent {
             keep: false,
         };
         agent.run()?;
-        agent.ready()?;
+        agent.ready_within(limit)?;
         Ok(agent)
     }
 
@@ -116,7 +127,11 @@ impl Agent {
 
     /// Waits until it is healthy.
     pub fn ready(&mut self) -> Result<()> {
-        let limit = format!("{}s", LIMIT.as_secs());
+        self.ready_within(LIMIT)
+    }
+
+    fn ready_within(&mut self, limit: Duration) -> Result<()> {
+        let limit = format!("{}s", limit.as_secs());
         let output = self.output("status", &["--wait", &limit])?;
         if output.status.success() {
             return Ok(());

@@ -17,6 +17,7 @@ pub mod path;
 pub mod privilege;
 pub mod process;
 pub mod prog;
+pub mod scale;
 pub mod server;
 pub mod topology;
 pub mod traffic;

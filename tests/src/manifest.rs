@@ -293,6 +293,17 @@ fn pod_object(node: &Node, pod: &Pod) -> Value {
     })
 }
 
+/// Every object of a cluster.
+pub fn items(topology: &Topology, services: &[Service]) -> Vec<Value> {
+    let mut items: Vec<Value> = topology.nodes.iter().map(node_object).collect();
+    items.extend(topology.pods().map(|(node, pod)| pod_object(node, pod)));
+    for service in services {
+        items.push(service.object());
+        items.extend(service.slices());
+    }
+    items
+}
+
 /// The directory with the manifests.
 #[derive(Debug)]
 pub struct Directory {
@@ -319,12 +330,7 @@ impl Directory {
 
     /// Writes the whole cluster into one file, as a dump by kubectl.
     pub fn publish(&self, topology: &Topology, services: &[Service]) -> Result<()> {
-        let mut items: Vec<Value> = topology.nodes.iter().map(node_object).collect();
-        items.extend(topology.pods().map(|(node, pod)| pod_object(node, pod)));
-        for service in services {
-            items.push(service.object());
-            items.extend(service.slices());
-        }
+        let items = items(topology, services);
         let list = json!({ "apiVersion": "v1", "items": items, "kind": "List",
                            "metadata": { "resourceVersion": "" } });
         let text = serde_saphyr::to_string(&list).context("write YAML")?;

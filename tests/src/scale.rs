@@ -1,0 +1,195 @@
+//! Many Services: manifests with thousands of them, in every form in which
+//! people keep them, around one that is real.
+
+mod text;
+
+use crate::agent::Agent;
+use crate::client;
+use crate::cluster::{Cluster, Setup};
+use crate::manifest::{Service, items};
+use crate::topology::Wiring;
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Value, json};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
+pub use text::Shape;
+
+/// How long a change may take before it counts as lost.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// How many Services there are beside the real one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// Services, each of both families and with a node port.
+    pub services: u16,
+    /// Endpoints of each; the first four have one more, for round numbers.
+    pub endpoints: u8,
+}
+
+/// With the real one, 10,000 Services and 50,000 endpoints.
+pub const LARGE: Size = Size { services: 9_999, endpoints: 5 };
+
+/// One node with an agent that serves them all.
+#[derive(Debug)]
+pub struct Field {
+    /// The agent.
+    pub agent: Agent,
+    cluster: Cluster,
+    shape: Shape,
+    /// The objects that never change, as they stand in the file before and
+    /// behind those that do.
+    around: [String; 2],
+}
+
+impl Field {
+    /// Writes the manifests and starts the agent; how long it took until all of
+    /// them are in force.
+    pub fn start(size: Size, shape: Shape) -> Result<(Self, Duration)> {
+        let setup = Setup::tc(Wiring::Routed);
+        let cluster = Cluster::without_agents(setup)?;
+        let half = size.services / 2;
+        let many = |range: std::ops::Range<u16>| {
+            range.map(move |n| objects(n, size.endpoints + u8::from(n < 4)))
+        };
+        let around = if shape == Shape::Files {
+            for (number, objects) in (0..).zip(many(0..size.services)) {
+                let text = shape.text(&objects);
+                let name = format!("many-{number:05}.yaml");
+                cluster.manifests.write(&name, &text)?;
+            }
+            <[String; 2]>::default()
+        } else {
+            let text = |range| shape.text(&many(range).flatten().collect::<Vec<_>>());
+            [text(0..half), text(half..size.services)]
+        };
+        let node = &cluster.topology.nodes[0];
+        let options = setup.agent;
+        write(&cluster, shape, &around, &[web(&cluster, false)])?();
+        let begin = Instant::now();
+        let agent = Agent::start_within(
+            LIMIT * 6,
+            &node.netns,
+            &node.name,
+            cluster.manifests.path(),
+            options,
+        )?;
+        let took = begin.elapsed();
+        Ok((Self { agent, cluster, shape, around }, took))
+    }
+
+    /// Adds an endpoint to the real Service, or takes it away; how long it took
+    /// from when the file is there until a connection reaches it, or none does.
+    pub fn change(&self, second: bool) -> Result<Duration> {
+        let services = [web(&self.cluster, second)];
+        let put = write(&self.cluster, self.shape, &self.around, &services)?;
+        let to = SocketAddr::from((services[0].addresses.v4, 80));
+        let [pod, name] = [self.cluster.pod(0, 1), self.cluster.pod(1, 0)];
+        pod.netns.run(move || {
+            let begin = Instant::now();
+            put();
+            let mut others = 0;
+            // Turns are taken by CPU, so two answers in a row say little.
+            while begin.elapsed() < LIMIT {
+                let answer = client::get(to).context("ask the Service")?;
+                others = if answer.backend == name.name { 0 } else { others + 1 };
+                if (others == 0) == second && (second || others > 8) {
+                    return Ok(begin.elapsed());
+                }
+            }
+            bail!("a change is not in force after {LIMIT:?}")
+        })?
+    }
+
+    /// What the agent says of the last change: Service ports and writes.
+    pub fn last_sync(&self) -> Result<[u64; 2]> {
+        let status = self.agent.status()?;
+        let number = |field: &str| status["last_sync"][field].as_u64();
+        let [changed, writes] = ["changed", "writes"].map(number);
+        Ok([changed.context("no changes are told")?, writes.context("no writes are told")?])
+    }
+}
+
+/// The real Service, with one endpoint or two.
+fn web(cluster: &Cluster, second: bool) -> Service {
+    let nodes = &cluster.topology.nodes;
+    let service = Service::new("web", 1).http(0).endpoint(&nodes[0], &nodes[0].pods[0]);
+    if second { service.endpoint(&nodes[1], &nodes[1].pods[0]) } else { service }
+}
+
+/// Prepares the manifests; what comes back puts them in place.
+fn write(
+    cluster: &Cluster,
+    shape: Shape,
+    around: &[String; 2],
+    services: &[Service],
+) -> Result<impl FnOnce() + Send + use<>> {
+    let text = shape.file(around, &items(&cluster.topology, services));
+    let dir = cluster.manifests.path();
+    let (fresh, path) = (dir.join(".cluster.new"), dir.join(shape.file_name()));
+    std::fs::write(&fresh, text).context("write the manifests")?;
+    Ok(move || {
+        // A failure shows as a change that never comes.
+        let _ = std::fs::rename(fresh, path);
+    })
+}
+
+/// A Service with its EndpointSlices.
+fn objects(number: u16, endpoints: u8) -> Vec<Value> {
+    let name = format!("service-{number:05}");
+    let namespace = format!("team-{:03}", number % 100);
+    let [high, low] = number.to_be_bytes();
+    let v4 = Ipv4Addr::new(10, 97, high, low);
+    let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x97, 0, 0, 0, 0, number);
+    let pod = |n: u8| -> IpAddr {
+        // They are of the two families in turn.
+        if n.is_multiple_of(2) {
+            Ipv4Addr::new(10, 128 + n, high, low).into()
+        } else {
+            Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, number, n.into()).into()
+        }
+    };
+    let metadata = |name: &str| {
+        json!({
+            "creationTimestamp": "2026-11-22T13:00:05Z",
+            "labels": { "app.kubernetes.io/name": name, "kubernetes.io/service-name": name },
+            "name": name, "namespace": namespace, "resourceVersion": number.to_string(),
+            "uid": format!("bc55bf4d-c2ee-4291-90b3-{number:012}"),
+        })
+    };
+    let mut list = vec![json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": metadata(&name),
+        "spec": {
+            "clusterIP": v4, "clusterIPs": [v4, v6], "externalTrafficPolicy": "Cluster",
+            "internalTrafficPolicy": "Cluster", "ipFamilies": ["IPv4", "IPv6"],
+            "ipFamilyPolicy": "RequireDualStack",
+            "ports": [{ "name": "http", "nodePort": 32_768 + u32::from(number), "port": 80,
+                        "protocol": "TCP", "targetPort": "http" }],
+            "selector": { "app.kubernetes.io/name": name }, "sessionAffinity": "None",
+            "type": "NodePort",
+        },
+        "status": { "loadBalancer": {} },
+    })];
+    for family in ["IPv4", "IPv6"] {
+        let of_family = (0..endpoints).filter(|n| pod(*n).is_ipv4() == (family == "IPv4"));
+        let endpoint = |n: u8| {
+            json!({
+                "addresses": [pod(n)],
+                "conditions": { "ready": true, "serving": true, "terminating": false },
+                "nodeName": "n2",
+                "targetRef": { "kind": "Pod", "name": format!("{name}-{n}"),
+                    "namespace": namespace, "uid": format!("f5e1ba18-01e4-4c43-{n:04}-{number:012}") },
+                "zone": "zone-b",
+            })
+        };
+        let mut slice_metadata = metadata(&name);
+        slice_metadata["name"] = format!("{name}-{}", family.to_ascii_lowercase()).into();
+        slice_metadata["generateName"] = format!("{name}-").into();
+        list.push(json!({
+            "addressType": family, "apiVersion": "discovery.k8s.io/v1",
+            "endpoints": of_family.map(endpoint).collect::<Vec<_>>(),
+            "kind": "EndpointSlice", "metadata": slice_metadata,
+            "ports": [{ "name": "http", "port": 8080, "protocol": "TCP" }],
+        }));
+    }
+    list
+}
