@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::compile::{Granted, compile_changed, key_of, service_port};
-use super::endpoints::{Endpoints, selects, service_of};
+use super::endpoints::{Endpoints, service_of};
 use super::{CompileOptions, Desired, HealthCheck, Problem, health_checks};
 use crate::model::{Changed, Changes, Node, ObjectName, Objects, Pod, Service, Sourced};
 
@@ -100,9 +100,8 @@ impl Compiler {
             let services = objects.services.range(first..).map(|(_, service)| &service.object);
             let from_pods = services
                 .take_while(|service| service.name.namespace == *namespace)
-                .filter(|service| !service.selector.is_empty())
                 .filter(|service| !self.endpoints.has_slices(&service.name))
-                .filter(|service| pods.iter().any(|pod| selects(service, pod)));
+                .filter(|service| pods.iter().any(|pod| service.selects(pod)));
             dirty.extend(from_pods.map(|service| service.name.clone()));
         }
         dirty

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::DesiredBackend;
 use super::choose::{Candidate, choose};
 use crate::model::{
-    AddressFamily, Changed, Changes, Conditions, Distribution, Endpoint, EndpointSlice, Node,
-    ObjectName, Pod, Service, ServicePort, TrafficPolicy,
+    AddressFamily, Changed, Changes, Distribution, Endpoint, EndpointSlice, Node, ObjectName, Pod,
+    Service, ServicePort, TrafficPolicy,
 };
 
 /// Finds endpoints without going through all objects for each Service. Follows
@@ -129,7 +129,7 @@ impl Endpoints {
             for slice in slices.values() {
                 self.add_slice(slice, service, port, &mut candidates);
             }
-        } else if !service.selector.is_empty() {
+        } else {
             for pod in self.pods(service) {
                 self.add_pod(pod, service, port, &mut candidates);
             }
@@ -146,18 +146,14 @@ impl Endpoints {
         port: &ServicePort,
         candidates: &mut Vec<Candidate>,
     ) {
-        let wanted = slice.family.is_some_and(|family| has_family(service, family));
+        let wanted = slice.family.is_some_and(|family| service.has_family(family));
         if slice.headless || !wanted {
             return;
         }
-        let same = slice
-            .ports
-            .iter()
-            .find(|other| other.name == port.name && other.protocol == port.protocol);
-        if let Some(same) = same {
+        if let Some(number) = slice.port(port) {
             candidates.extend(slice.endpoints.iter().map(|endpoint| Candidate {
                 addr: endpoint.addr,
-                port: same.port,
+                port: number,
                 conditions: endpoint.conditions,
                 local: self.is_local(endpoint.node.as_deref()),
                 for_node: names(&endpoint.hints.nodes, self.node_name.as_deref()),
@@ -167,8 +163,7 @@ impl Endpoints {
         }
     }
 
-    /// Conditions and hints are those that the EndpointSlice controller would
-    /// write.
+    /// Hints are those that the EndpointSlice controller would write.
     fn add_pod(
         &self,
         pod: &Pod,
@@ -180,12 +175,8 @@ impl Endpoints {
             return;
         };
         let addresses =
-            pod.addresses.iter().filter(|addr| has_family(service, AddressFamily::of(**addr)));
-        let conditions = Conditions {
-            ready: service.publish_not_ready_addresses || (pod.ready && !pod.terminating),
-            serving: pod.ready,
-            terminating: pod.terminating,
-        };
+            pod.addresses.iter().filter(|addr| service.has_family(AddressFamily::of(**addr)));
+        let conditions = service.conditions(pod);
         let local = self.is_local(pod.node.as_deref());
         let zone = pod.node.as_ref().and_then(|node| self.zones.get(node));
         let for_zone =
@@ -225,7 +216,7 @@ impl Endpoints {
             }
         }
         let pods = rarest.into_iter().flat_map(BTreeMap::values);
-        pods.map(|pod| &**pod).filter(|pod| selects(service, pod)).collect()
+        pods.map(|pod| &**pod).filter(|pod| service.selects(pod)).collect()
     }
 
     /// The zone of this node.
@@ -244,17 +235,7 @@ pub(super) fn service_of(slice: &EndpointSlice) -> Option<ObjectName> {
     Some(ObjectName { namespace: slice.name.namespace.clone(), name })
 }
 
-/// Whether a Service selects a Pod of its namespace.
-pub(super) fn selects(service: &Service, pod: &Pod) -> bool {
-    service.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value))
-}
-
 /// Whether a hint names us; none if there is no hint.
 fn names(hint: &[String], own: Option<&str>) -> Option<bool> {
     (!hint.is_empty()).then(|| hint.iter().any(|name| Some(name.as_str()) == own))
-}
-
-/// A Service serves the families of its own addresses only.
-fn has_family(service: &Service, family: AddressFamily) -> bool {
-    service.cluster_ips.iter().any(|addr| AddressFamily::of(*addr) == family)
 }

@@ -5,10 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 
 use super::{Desired, DesiredBackend, DesiredService, Scope, Takes};
-use crate::model::{
-    AddressFamily, Conditions, EndpointSlice, NotProxied, ObjectName, Objects, Pod, Service,
-    ServicePort,
-};
+use crate::model::{EndpointSlice, NotProxied, ObjectName, Objects, Pod, Service, ServicePort};
 
 /// What becomes of a Service here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +73,8 @@ fn one(
     let notes = slices.iter().filter_map(|slice| unusable(slice, service));
     explanation.notes.extend(notes);
     let pods = || objects.pods.values().map(|sourced| &*sourced.object);
-    let selected: Vec<&Pod> = if slices.is_empty() && !service.selector.is_empty() {
-        pods().filter(|pod| is_selected(pod, service)).collect()
+    let selected: Vec<&Pod> = if slices.is_empty() {
+        pods().filter(|pod| service.selects(pod)).collect()
     } else {
         Vec::new()
     };
@@ -153,28 +150,14 @@ fn unusable(slice: &EndpointSlice, service: &Service) -> Option<String> {
     if slice.headless {
         return Some(format!("EndpointSlice {name} has the label service.kubernetes.io/headless"));
     }
-    if !service.cluster_ips.iter().any(|addr| AddressFamily::of(*addr) == family) {
+    if !service.has_family(family) {
         return Some(format!("EndpointSlice {name} is of a family that the Service has not"));
     }
-    let missing = service.ports.iter().filter(|port| number(slice, port).is_none());
+    let missing = service.ports.iter().filter(|port| slice.port(port).is_none());
     let missing: Vec<String> =
         missing.map(|port| format!("{:?}/{}", port.name, port.protocol)).collect();
     (!missing.is_empty())
         .then(|| format!("EndpointSlice {name} has no port {}", missing.join(", ")))
-}
-
-/// The number of a Service's port on a slice's endpoints.
-fn number(slice: &EndpointSlice, port: &ServicePort) -> Option<u16> {
-    let same = |other: &&crate::model::SlicePort| {
-        other.name == port.name && other.protocol == port.protocol
-    };
-    slice.ports.iter().find(same).map(|other| other.port)
-}
-
-fn is_selected(pod: &Pod, service: &Service) -> bool {
-    pod.name.namespace == service.name.namespace
-        && !pod.finished
-        && service.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value))
 }
 
 /// Endpoints that are not among the backends at all.
@@ -186,23 +169,17 @@ fn absent(
 ) -> Vec<(IpAddr, u16, String)> {
     let mut absent = Vec::new();
     for slice in slices.iter().filter(|slice| !slice.headless) {
-        let Some(number) = number(slice, port) else { continue };
-        absent.extend(
-            slice.endpoints.iter().map(|endpoint| {
-                (endpoint.addr, number, why_absent(endpoint.conditions).to_owned())
-            }),
-        );
+        let Some(number) = slice.port(port) else { continue };
+        absent.extend(slice.endpoints.iter().map(|endpoint| {
+            (endpoint.addr, number, why_absent(endpoint.conditions.terminating).to_owned())
+        }));
     }
     for pod in pods {
-        let conditions =
-            Conditions { ready: false, serving: pod.ready, terminating: pod.terminating };
         let name = &pod.name.name;
         match pod.port(&port.target, port.protocol) {
-            Some(number) => absent.extend(
-                pod.addresses
-                    .iter()
-                    .map(|&addr| (addr, number, format!("Pod {name} {}", why_absent(conditions)))),
-            ),
+            Some(number) => absent.extend(pod.addresses.iter().map(|&addr| {
+                (addr, number, format!("Pod {name} {}", why_absent(pod.terminating)))
+            })),
             None => absent.extend(pod.addresses.iter().map(|&addr| {
                 (addr, 0, format!("Pod {name} has no port of the name in targetPort"))
             })),
@@ -217,9 +194,6 @@ fn absent(
     absent
 }
 
-const fn why_absent(conditions: Conditions) -> &'static str {
-    match conditions {
-        Conditions { terminating: true, .. } => "is ending and no longer serves",
-        _ => "is neither ready nor serving",
-    }
+const fn why_absent(terminating: bool) -> &'static str {
+    if terminating { "is ending and no longer serves" } else { "is neither ready nor serving" }
 }

@@ -7,9 +7,7 @@ use std::net::IpAddr;
 
 use super::compile::by_age;
 use super::{CompileOptions, Problem, Protocol, Severity};
-use crate::model::{
-    AddressFamily, EndpointSlice, ObjectName, Objects, Pod, Service, SlicePort, Sourced,
-};
+use crate::model::{AddressFamily, EndpointSlice, ObjectName, Objects, Pod, Service, Sourced};
 
 /// A port on which this node answers for a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +100,7 @@ struct LocalEndpoints<'a> {
     node_name: Option<&'a str>,
     /// Slices of the Services that are asked about.
     slices: HashMap<&'a ObjectName, Vec<&'a EndpointSlice>>,
-    /// Pods of this node that have not ended.
+    /// Pods of this node.
     pods: Vec<&'a Pod>,
 }
 
@@ -125,7 +123,7 @@ impl<'a> LocalEndpoints<'a> {
         }
         let pods = objects.pods.values().map(|sourced| &*sourced.object);
         let local = |pod: &&Pod| node_name.is_some() && pod.node.as_deref() == node_name;
-        Self { node_name, slices, pods: pods.filter(|pod| !pod.finished).filter(local).collect() }
+        Self { node_name, slices, pods: pods.filter(local).collect() }
     }
 
     /// Counts addresses, not ports: a Pod that serves two of them is one endpoint.
@@ -136,9 +134,7 @@ impl<'a> LocalEndpoints<'a> {
         };
         let v4 = addresses.iter().filter(|addr| addr.is_ipv4()).count();
         let counts = [v4, addresses.len() - v4];
-        let has =
-            |family| service.cluster_ips.iter().any(|addr| AddressFamily::of(*addr) == family);
-        match (has(AddressFamily::V4), has(AddressFamily::V6)) {
+        match (service.has_family(AddressFamily::V4), service.has_family(AddressFamily::V6)) {
             (true, false) => [counts[0]; 2],
             (false, true) => [counts[1]; 2],
             _ => counts,
@@ -149,10 +145,7 @@ impl<'a> LocalEndpoints<'a> {
     /// Service publishes endpoints that are not, and then it counts.
     fn in_slices(&self, service: &Service, slices: &[&EndpointSlice]) -> BTreeSet<IpAddr> {
         let serves = |slice: &&&EndpointSlice| {
-            let same = |a: &SlicePort| {
-                service.ports.iter().any(|b| a.name == b.name && a.protocol == b.protocol)
-            };
-            !slice.headless && slice.ports.iter().any(same)
+            !slice.headless && service.ports.iter().any(|port| slice.port(port).is_some())
         };
         let endpoints = slices.iter().filter(serves).flat_map(|slice| &slice.endpoints);
         let local =
@@ -160,16 +153,10 @@ impl<'a> LocalEndpoints<'a> {
         local.filter(|one| one.conditions.ready).map(|one| one.addr).collect()
     }
 
-    /// As the EndpointSlice controller would write them.
+    /// Of Pods that nobody wrote slices for.
     fn in_pods(&self, service: &Service) -> BTreeSet<IpAddr> {
-        if service.selector.is_empty() {
-            return BTreeSet::new();
-        }
-        let selected = |pod: &&&Pod| {
-            service.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value))
-        };
-        let ready =
-            |pod: &&&Pod| service.publish_not_ready_addresses || (pod.ready && !pod.terminating);
+        let selected = |pod: &&&Pod| service.selects(pod);
+        let ready = |pod: &&&Pod| service.conditions(pod).ready;
         let serves = |pod: &&&Pod| {
             service.ports.iter().any(|port| pod.port(&port.target, port.protocol).is_some())
         };
@@ -267,6 +254,7 @@ spec:
             pod("b", "n1", 2, "False", ""),
             pod("c", "n1", 3, "True", ending),
             pod("d", "n2", 4, "True", ""),
+            pod("e", "n1", 5, "True", ", namespace: other"),
         ]
         .concat();
         assert_eq!(ready(&text), [1, 1]);

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::discovery::v1 as api;
 
 use super::weight::weight;
-use super::{Findings, ObjectName, value};
+use super::{Findings, ObjectName, ServicePort, value};
 use crate::desired::Protocol;
 
 /// The label that names the Service of a slice.
@@ -143,6 +143,12 @@ impl EndpointSlice {
             endpoints,
             weight,
         })
+    }
+
+    /// The number of a Service's port on the endpoints, if they have it.
+    pub fn port(&self, port: &ServicePort) -> Option<u16> {
+        let same = |own: &&SlicePort| own.name == port.name && own.protocol == port.protocol;
+        self.ports.iter().find(same).map(|own| own.port)
     }
 }
 

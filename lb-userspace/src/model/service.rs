@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::exposure::{self, Exposure};
 use super::service_port::ports;
-use super::{Findings, ObjectName, ServicePort, value};
+use super::{AddressFamily, Conditions, Findings, ObjectName, Pod, ServicePort, value};
 use crate::desired::Policy;
 
 /// The annotation that picks a Service's policy.
@@ -186,6 +186,30 @@ impl Service {
             affinity,
             health_check_node_port,
         })
+    }
+
+    /// Whether a Pod gives it endpoints: one of its namespace that has every
+    /// label of the selector and has not ended. Without a selector none does.
+    pub fn selects(&self, pod: &Pod) -> bool {
+        !self.selector.is_empty()
+            && pod.name.namespace == self.name.namespace
+            && !pod.finished
+            && self.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value))
+    }
+
+    /// The condition of the endpoints that a Pod gives it, as the EndpointSlice
+    /// controller would write it.
+    pub const fn conditions(&self, pod: &Pod) -> Conditions {
+        Conditions {
+            ready: self.publish_not_ready_addresses || (pod.ready && !pod.terminating),
+            serving: pod.ready,
+            terminating: pod.terminating,
+        }
+    }
+
+    /// Whether it has an address of a family: only such endpoints serve it.
+    pub fn has_family(&self, family: AddressFamily) -> bool {
+        self.cluster_ips.iter().any(|addr| AddressFamily::of(*addr) == family)
     }
 }
 
