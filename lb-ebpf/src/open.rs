@@ -3,9 +3,9 @@
 //! Only flows of Services with this policy are counted, so that the others
 //! need no line of memory that all CPUs write. A flow counts from its first
 //! packet until both sides have closed it or one has reset it, or until its
-//! rows are given to another. Flows of datagrams, and whoever ends unseen, the
-//! agent takes out when it counts the flows again, as it does when a Service
-//! takes up the policy.
+//! rows are given to another. Flows of datagrams, whoever ends unseen, and
+//! those that began before their Service took up the policy: the agent puts
+//! them right whenever it has walked through all flows.
 
 use lb_common::Flow;
 use lb_common::flow::flag;

@@ -3,7 +3,7 @@
 use core::mem::MaybeUninit;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
-use lb_common::filter::{FRONTEND, SERVICE_ADDR};
+use lb_common::filter::FRONTEND;
 use lb_common::socket::at_place;
 use lb_common::value::{frontend_kind, scope};
 use lb_common::{BePort, Frontend, FrontendKey, SocketName, SocketPeer, V4, V6, Verdict};
@@ -12,7 +12,7 @@ use crate::family::Family;
 use crate::maps::Ask;
 use crate::select::{self, Client, Picked};
 use crate::sock_addr::Caller;
-use crate::{clients, filter, stats};
+use crate::{clients, filter, service_addr, stats};
 
 /// The frontend that the caller dials with this name; `Err` with the verdict
 /// if there is none.
@@ -42,13 +42,8 @@ fn frontend_of<A: Family>(caller: &Caller, addr: A, name: SocketName) -> Result<
             return Ok(frontend);
         }
     }
-    if filter::address(addr) & SERVICE_ADDR != 0 {
-        let key = FrontendKey::address(addr);
-        // SAFETY: as above.
-        let row = unsafe { A::frontends().get(&key) };
-        if row.is_some_and(|row| row.kind == frontend_kind::ADDRESS) {
-            return Err(Verdict::RefusedUnknownPort);
-        }
+    if service_addr::is_cluster_ip(addr, filter::address(addr)) {
+        return Err(Verdict::RefusedUnknownPort);
     }
     Err(Verdict::Passed)
 }

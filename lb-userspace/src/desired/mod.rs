@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
+use lb_common::value::{policy, scope};
 
 pub use self::compile::{CompileOptions, compile};
 pub use self::compiler::Compiler;
@@ -116,6 +117,17 @@ impl Policy {
         }
     }
 
+    /// The number in map rows.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::RoundRobin => policy::ROUND_ROBIN,
+            Self::Random => policy::RANDOM,
+            Self::SourceHash => policy::SOURCE_HASH,
+            Self::Maglev => policy::MAGLEV,
+            Self::LeastConnections => policy::LEAST_CONNECTIONS,
+        }
+    }
+
     /// Whether a hash of the client points to the slot.
     pub const fn is_by_hash(self) -> bool {
         matches!(self, Self::SourceHash | Self::Maglev)
@@ -161,8 +173,8 @@ impl Scope {
     /// The number in map rows.
     pub const fn number(self) -> u8 {
         match self {
-            Self::Cluster => lb_common::value::scope::CLUSTER,
-            Self::Local => lb_common::value::scope::LOCAL,
+            Self::Cluster => scope::CLUSTER,
+            Self::Local => scope::LOCAL,
         }
     }
 }
@@ -274,6 +286,27 @@ impl DesiredService {
     /// Whether only some clients may use a load balancer's address.
     pub fn is_guarded(&self, addr: IpAddr) -> bool {
         self.source_ranges.iter().any(|range| range.addr().is_ipv4() == addr.is_ipv4())
+    }
+}
+
+#[cfg(test)]
+impl DesiredService {
+    /// A port that has neither addresses nor backends yet.
+    pub(crate) const fn bare(key: ServicePortKey, port: u16) -> Self {
+        Self {
+            key,
+            port,
+            policy: Policy::RoundRobin,
+            cluster_ips: vec![],
+            node_port: None,
+            load_balancer_ips: vec![],
+            external_ips: vec![],
+            source_ranges: vec![],
+            internal_scope: Scope::Cluster,
+            external_scope: Scope::Cluster,
+            affinity: None,
+            backends: vec![],
+        }
     }
 }
 

@@ -94,7 +94,7 @@ impl SlowStart {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::{DesiredBackend, Policy, Protocol, Scope};
+    use crate::desired::{DesiredBackend, Policy, Protocol};
 
     fn desired(policy: Policy, weights: &[u16]) -> Desired {
         let key = ServicePortKey {
@@ -112,18 +112,9 @@ mod tests {
             weight: *weight,
         };
         let service = DesiredService {
-            key: key.clone(),
-            port: 80,
             policy,
-            cluster_ips: vec![],
-            node_port: None,
-            load_balancer_ips: vec![],
-            external_ips: vec![],
-            source_ranges: vec![],
-            internal_scope: Scope::Cluster,
-            external_scope: Scope::Cluster,
-            affinity: None,
             backends: (1..).zip(weights).map(backend).collect(),
+            ..DesiredService::bare(key.clone(), 80)
         };
         Desired { services: [(key, Arc::new(service))].into() }
     }

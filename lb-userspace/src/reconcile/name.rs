@@ -41,28 +41,15 @@ fn text(bytes: &[u8; NAME_LEN]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::desired::{Policy, Scope};
 
     fn service(name: &str) -> DesiredService {
-        DesiredService {
-            key: ServicePortKey {
-                namespace: "default".into(),
-                name: name.into(),
-                port_name: String::new(),
-                protocol: Protocol::Udp,
-            },
-            port: 53,
-            policy: Policy::RoundRobin,
-            cluster_ips: vec![],
-            node_port: None,
-            load_balancer_ips: vec![],
-            external_ips: vec![],
-            source_ranges: vec![],
-            internal_scope: Scope::Cluster,
-            external_scope: Scope::Cluster,
-            affinity: None,
-            backends: vec![],
-        }
+        let key = ServicePortKey {
+            namespace: "default".into(),
+            name: name.into(),
+            port_name: String::new(),
+            protocol: Protocol::Udp,
+        };
+        DesiredService::bare(key, 53)
     }
 
     #[test]

@@ -17,9 +17,9 @@ use super::state::{
     backend_row, socket_bucket,
 };
 use crate::dataplane::maps::ServiceHeader;
-use crate::desired::{Desired, DesiredService, Policy, ServicePortKey};
+use crate::desired::{Desired, DesiredService, ServicePortKey};
 use lb_common::key::PODS;
-use lb_common::value::{backend_state, policy};
+use lb_common::value::backend_state;
 use lb_common::{Backend, Segment, filter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -168,7 +168,7 @@ pub(super) fn settle(
     }
     settle_backends(programmed, &mut service, desired, &place, now, steps);
     let affinity = desired.affinity.unwrap_or(0);
-    let header = ServiceHeader { policy: policy_of(desired.policy), used: true, proto, affinity };
+    let header = ServiceHeader { policy: desired.policy.number(), used: true, proto, affinity };
     if service.header != header {
         steps.switch.push(Change::Header { service: place.id, header });
         service.header = header;
@@ -280,14 +280,4 @@ pub(super) fn retire(
     steps.withdraw.push(Change::Header { service: id, header });
     steps.withdraw.push(Change::Name { service: id, name: None });
     programmed.service_ids.release(id, now + QUARANTINE);
-}
-
-const fn policy_of(policy: Policy) -> u8 {
-    match policy {
-        Policy::RoundRobin => policy::ROUND_ROBIN,
-        Policy::Random => policy::RANDOM,
-        Policy::SourceHash => policy::SOURCE_HASH,
-        Policy::Maglev => policy::MAGLEV,
-        Policy::LeastConnections => policy::LEAST_CONNECTIONS,
-    }
 }

@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 use lb_common::tcp::flag;
 
 use super::context::Context;
-use super::net::Port;
-use super::{Outcome, Prog, Rig};
+use super::net::{Port, UPLINK};
+use super::{Outcome, Prog, Rig, ServiceSpec};
 use crate::packet::{Macs, Packet, checksum_fault};
 use lb_common::Verdict;
 
@@ -84,6 +84,18 @@ impl Case {
     pub fn node(self, on: Port, port: u16) -> SocketAddr {
         let like = if self.v6 { IpAddr::from([0; 16]) } else { IpAddr::from([0; 4]) };
         SocketAddr::new(on.address(like), port)
+    }
+
+    /// The Service that most packets are for: a ClusterIP with port 80, and port
+    /// 30080 of the node on its first uplink.
+    pub fn web(self, backends: &[SocketAddr]) -> ServiceSpec {
+        ServiceSpec {
+            proto: self.proto(),
+            cluster: vec![self.vip(1, 80)],
+            node: vec![self.node(UPLINK, 30_080)],
+            backends: backends.to_vec(),
+            ..ServiceSpec::default()
+        }
     }
 
     /// The first packet of a connection or exchange.

@@ -1,7 +1,7 @@
 //! Gives a Service its policy and weights, with the slots that the agent would
 //! compile, and reads what was counted of it.
 
-use lb_common::value::{policy, scope};
+use lb_common::value::scope;
 use lb_common::{Backend, Service, names};
 use lb_userspace::desired::Policy;
 use lb_userspace::desired::slots::{Share, compile};
@@ -21,7 +21,7 @@ impl Rig {
         previous: usize,
     ) -> usize {
         let row: Service = self.array(names::MAP_SERVICES).get(&service.id, 0).expect("its row");
-        let row = Service { policy: number(policy), ..row };
+        let row = Service { policy: policy.number(), ..row };
         self.set_array(names::MAP_SERVICES, service.id, row);
         let shares: Vec<Share> = service
             .backends
@@ -57,16 +57,6 @@ impl Rig {
     /// Sets the number of open connections of a backend, as the agent does.
     pub fn set_open_connections(&mut self, id: u32, connections: u64) {
         self.set_array(names::MAP_OPEN, id, connections);
-    }
-}
-
-const fn number(policy: Policy) -> u8 {
-    match policy {
-        Policy::RoundRobin => policy::ROUND_ROBIN,
-        Policy::Random => policy::RANDOM,
-        Policy::SourceHash => policy::SOURCE_HASH,
-        Policy::Maglev => policy::MAGLEV,
-        Policy::LeastConnections => policy::LEAST_CONNECTIONS,
     }
 }
 

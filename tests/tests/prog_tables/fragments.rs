@@ -3,7 +3,7 @@
 use lb_common::{V4, V6, Verdict, filter};
 use lb_tests::packet::{Fragment, Packet};
 use lb_tests::prog::net::{POD_2, UPLINK, UPLINK_2};
-use lb_tests::prog::{Case, Rig, ServiceSpec};
+use lb_tests::prog::{Case, Rig};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 /// A datagram of 2,000 bytes in three fragments.
@@ -17,13 +17,7 @@ fn cut(packet: &Packet, id: u16) -> [Packet; 3] {
 
 fn install(rig: &mut Rig, case: Case, backend: SocketAddr) {
     rig.reset();
-    rig.install(&ServiceSpec {
-        proto: case.proto(),
-        cluster: vec![case.vip(1, 80)],
-        node: vec![case.node(UPLINK, 30_080)],
-        backends: vec![backend],
-        ..ServiceSpec::default()
-    });
+    rig.install(&case.web(&[backend]));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use lb_common::value::frontend_kind;
 use lb_common::{Frontend, Verdict};
 use lb_tests::packet::{Extension, Fragment, Packet};
 use lb_tests::prog::net::{POD, POD_2, PORTS, UPLINK, UPLINK_2};
-use lb_tests::prog::{Case, Rig, ServiceSpec, action};
+use lb_tests::prog::{Case, Rig, action};
 use std::net::SocketAddr;
 
 use crate::refuse::refused;
@@ -17,13 +17,7 @@ const OTHERS: [u8; 8] = [132, 50, 47, 112, 4, 136, 59, 255];
 /// A ClusterIP and an external address with one port each.
 fn install(rig: &mut Rig, case: Case) {
     rig.reset();
-    let row = rig.install(&ServiceSpec {
-        proto: case.proto(),
-        cluster: vec![case.vip(1, 80)],
-        node: vec![case.node(UPLINK, 30_080)],
-        backends: vec![case.pod(1, 10, 8080)],
-        ..ServiceSpec::default()
-    });
+    let row = rig.install(&case.web(&[case.pod(1, 10, 8080)]));
     let kind = frontend_kind::EXTERNAL_IP;
     let frontend = Frontend { service: row.id, kind, ..Frontend::default() };
     rig.add_frontend(external(case, 80), case.proto(), frontend);

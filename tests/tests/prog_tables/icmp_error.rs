@@ -9,11 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 
 /// A flow, and where it enters and leaves the node.
 pub(crate) struct Path {
-    client: SocketAddr,
-    front: SocketAddr,
+    pub(crate) client: SocketAddr,
+    pub(crate) front: SocketAddr,
     /// The client, as the node routes it.
     source: SocketAddr,
-    backend: SocketAddr,
+    pub(crate) backend: SocketAddr,
     /// The client, as the backend knows it.
     seen: SocketAddr,
     client_edge: Port,
@@ -21,13 +21,7 @@ pub(crate) struct Path {
 }
 
 /// Opens a flow by its first packet.
-pub(crate) fn open(
-    rig: &mut Rig,
-    case: Case,
-    way: (SocketAddr, Port),
-    front: SocketAddr,
-    out: Port,
-) -> Path {
+fn open(rig: &mut Rig, case: Case, way: (SocketAddr, Port), front: SocketAddr, out: Port) -> Path {
     let (client, client_edge) = way;
     let step = case.enter(rig, client_edge, &case.open(client, front));
     let (source, backend) = step.ends();
@@ -35,15 +29,16 @@ pub(crate) fn open(
     Path { client, front, source, backend, seen, client_edge, backend_edge: out }
 }
 
-pub(crate) fn install(rig: &mut Rig, case: Case, backend: SocketAddr) {
+fn install(rig: &mut Rig, case: Case, backend: SocketAddr) {
     rig.reset();
-    rig.install(&ServiceSpec {
-        proto: case.proto(),
-        cluster: vec![case.vip(1, 80)],
-        node: vec![case.node(UPLINK, 30_080)],
-        backends: vec![backend],
-        ..ServiceSpec::default()
-    });
+    rig.install(&case.web(&[backend]));
+}
+
+/// A flow from a pod to the ClusterIP, whose backend is a pod of the same node,
+/// alone in the tables.
+pub(crate) fn open_between_pods(rig: &mut Rig, case: Case) -> Path {
+    install(rig, case, case.pod(1, 10, 8080));
+    open(rig, case, (case.pod(1, 20, 4000), POD_2), case.vip(1, 80), POD)
 }
 
 /// Flows of every kind, each alone in the tables.
@@ -274,10 +269,7 @@ fn a_flow_that_xdp_finishes_has_its_errors_translated_by_tc() {
 fn padding_behind_a_short_quote_stays() {
     let Some(mut rig) = Rig::take() else { return };
     for case in Case::all() {
-        let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
-        let backend = case.pod(1, 10, 8080);
-        install(&mut rig, case, backend);
-        open(&mut rig, case, (client, POD_2), vip, POD);
+        let Path { client, front: vip, backend, .. } = open_between_pods(&mut rig, case);
         let header = if case.v6 { 40 } else { 20 };
         let (kind, code, rest) = kinds(case)[0];
         let error = Packet::icmp(client.ip(), vip.ip(), kind, code, rest);
@@ -295,10 +287,7 @@ fn padding_behind_a_short_quote_stays() {
 fn half_a_checksum_at_the_end_of_a_quote_stays() {
     let Some(mut rig) = Rig::take() else { return };
     for case in Case::all().filter(|case| case.tcp) {
-        let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
-        let backend = case.pod(1, 10, 8080);
-        install(&mut rig, case, backend);
-        open(&mut rig, case, (client, POD_2), vip, POD);
+        let Path { client, front: vip, backend, .. } = open_between_pods(&mut rig, case);
         let half = 17 + if case.v6 { 40 } else { 20 };
         let (kind, code, rest) = kinds(case)[0];
         let error = Packet::icmp(client.ip(), vip.ip(), kind, code, rest);

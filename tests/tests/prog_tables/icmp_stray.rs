@@ -7,16 +7,13 @@ use lb_tests::prog::net::{POD, POD_2, UPLINK};
 use lb_tests::prog::{Case, Rig};
 use std::net::SocketAddr;
 
-use crate::icmp_error::{WHOLE, install, kinds, open, rows};
+use crate::icmp_error::{Path, WHOLE, kinds, open_between_pods, rows};
 
 #[test]
 fn errors_about_no_flow_pass_unless_they_are_addressed_to_a_cluster_ip() {
     let Some(mut rig) = Rig::take() else { return };
     for case in Case::all() {
-        let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
-        let backend = case.pod(1, 10, 8080);
-        install(&mut rig, case, backend);
-        open(&mut rig, case, (client, POD_2), vip, POD);
+        let Path { client, front: vip, backend, .. } = open_between_pods(&mut rig, case);
         let before = rows(&rig);
         let other_port = SocketAddr::new(client.ip(), 4001);
         let stranger = case.outside(5, 9);
@@ -52,9 +49,7 @@ fn errors_about_no_flow_pass_unless_they_are_addressed_to_a_cluster_ip() {
 fn redirects_and_reserved_errors_to_a_cluster_ip_end_here() {
     let Some(mut rig) = Rig::take() else { return };
     for case in Case::all() {
-        let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
-        install(&mut rig, case, case.pod(1, 10, 8080));
-        open(&mut rig, case, (client, POD_2), vip, POD);
+        let Path { client, front: vip, .. } = open_between_pods(&mut rig, case);
         for kind in if case.v6 { [0, 5, 100, 127, 137] } else { [5; 5] } {
             let packet = Packet::icmp(client.ip(), vip.ip(), kind, 0, [0; 4]);
             let packet = packet.quoting(&case.data(vip, client), WHOLE);
@@ -68,9 +63,7 @@ fn redirects_and_reserved_errors_to_a_cluster_ip_end_here() {
 fn quotes_that_have_no_ports() {
     let Some(mut rig) = Rig::take() else { return };
     for case in Case::all() {
-        let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
-        install(&mut rig, case, case.pod(1, 10, 8080));
-        open(&mut rig, case, (client, POD_2), vip, POD);
+        let Path { client, front: vip, .. } = open_between_pods(&mut rig, case);
         let plain = case.data(vip, client);
         let mut quotes = vec![Packet::ping(vip.ip(), client.ip())];
         quotes.push(Packet {

@@ -42,13 +42,7 @@ fn lose(rig: &mut Rig, case: Case, row: Row) {
 
 fn install(rig: &mut Rig, case: Case, backends: &[SocketAddr]) -> Installed {
     rig.reset();
-    rig.install(&ServiceSpec {
-        proto: case.proto(),
-        cluster: vec![case.vip(1, 80)],
-        node: vec![case.node(UPLINK, 30_080)],
-        backends: backends.to_vec(),
-        ..ServiceSpec::default()
-    })
+    rig.install(&case.web(backends))
 }
 
 #[test]

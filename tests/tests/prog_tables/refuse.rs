@@ -10,12 +10,7 @@ use lb_tests::prog::{Case, Installed, Rig, ServiceSpec, Step, action};
 
 fn without_backends(rig: &mut Rig, case: Case) -> Installed {
     rig.reset();
-    rig.install(&ServiceSpec {
-        proto: case.proto(),
-        cluster: vec![case.vip(1, 80)],
-        node: vec![case.node(UPLINK, 30_080)],
-        ..ServiceSpec::default()
-    })
+    rig.install(&case.web(&[]))
 }
 
 /// Asserts that the packet became an answer that goes back where the packet

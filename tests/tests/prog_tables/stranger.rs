@@ -5,19 +5,13 @@ use lb_common::tcp::flag;
 use lb_common::{Interface, Verdict};
 use lb_tests::packet::{Extension, Macs, Packet};
 use lb_tests::prog::net::{POD_2, PORTS, UPLINK};
-use lb_tests::prog::{Case, Prog, Rig, ServiceSpec};
+use lb_tests::prog::{Case, Prog, Rig};
 use std::net::SocketAddr;
 
 /// Services on every family and protocol, so that there is something to hit.
 fn install(rig: &mut Rig) {
     for case in Case::ethernet() {
-        rig.install(&ServiceSpec {
-            proto: case.proto(),
-            cluster: vec![case.vip(1, 80)],
-            node: vec![case.node(UPLINK, 30_080)],
-            backends: vec![case.pod(1, 10, 8080), case.pod(2, 10, 8080)],
-            ..ServiceSpec::default()
-        });
+        rig.install(&case.web(&[case.pod(1, 10, 8080), case.pod(2, 10, 8080)]));
     }
 }
 
@@ -202,13 +196,7 @@ fn frames_for_other_hosts_pass_except_on_ports_of_bridges() {
     let Some(mut rig) = Rig::take() else { return };
     for case in Case::ethernet() {
         rig.reset();
-        rig.install(&ServiceSpec {
-            proto: case.proto(),
-            cluster: vec![case.vip(1, 80)],
-            node: vec![case.node(UPLINK, 30_080)],
-            backends: vec![case.pod(1, 30, 8080)],
-            ..ServiceSpec::default()
-        });
+        rig.install(&case.web(&[case.pod(1, 30, 8080)]));
         let elsewhere = Macs { dst: [2, 0, 0, 0, 9, 9], ..UPLINK.entering() };
         for front in [case.vip(1, 80), case.vip(1, 81), case.node(UPLINK, 30_080)] {
             let client = case.outside(7, 4000);

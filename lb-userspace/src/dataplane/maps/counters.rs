@@ -1,7 +1,8 @@
 //! The per-CPU counters: of Service ports, of backends, and of verdicts.
 
 use super::error::MapsError;
-use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use super::typed;
+use aya::maps::{MapData, MapError, PerCpuArray, PerCpuValues};
 use lb_common::verdict::{Hook, Verdict, counter_index};
 use lb_common::{Traffic, names};
 
@@ -95,13 +96,4 @@ impl NoPortTable {
             MapsError::Write { map: names::MAP_NO_PORT, row, source }
         })
     }
-}
-
-fn typed<V: aya::Pod>(
-    data: MapData,
-    map: &'static str,
-) -> Result<PerCpuArray<MapData, V>, MapsError> {
-    Map::from_map_data(data)
-        .and_then(PerCpuArray::try_from)
-        .map_err(|_mismatch| MapsError::Layout { map })
 }

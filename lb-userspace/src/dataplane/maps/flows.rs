@@ -4,10 +4,10 @@
 //! where it is once, may miss what comes or goes meanwhile, and always ends.
 
 use super::error::MapsError;
-use super::open_pin;
+use super::{capacity, open_pin, typed};
 use crate::dataplane::sys::{self, Batch};
 use aya::Pod;
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, MapData, MapError};
 use lb_common::{Address, Flow, FlowKey, V4, V6, names};
 use std::io;
 use std::net::IpAddr;
@@ -97,11 +97,9 @@ impl<A: FlowFamily> FlowTable<A> {
     /// Opens the table that is pinned below `pin_dir`.
     pub fn open(pin_dir: &Path) -> Result<Self, MapsError> {
         let data = open_pin(pin_dir, A::MAP)?;
-        let info = data.info().map_err(|source| MapsError::Info { map: A::MAP, source })?;
-        let rows = Map::from_map_data(open_pin(pin_dir, A::MAP)?)
-            .and_then(HashMap::try_from)
-            .map_err(|_mismatch| MapsError::Layout { map: A::MAP })?;
-        Ok(Self { rows, data, capacity: info.max_entries() })
+        let rows = typed(open_pin(pin_dir, A::MAP)?, A::MAP)?;
+        let capacity = capacity(&data, A::MAP)?;
+        Ok(Self { rows, data, capacity })
     }
 
     /// Most rows.

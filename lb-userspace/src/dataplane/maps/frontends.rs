@@ -1,7 +1,8 @@
 //! `LB_FRONTENDS_V4` and `LB_FRONTENDS_V6`: which Service port answers where.
 
 use super::error::MapsError;
-use aya::maps::{HashMap, Map, MapData, MapError};
+use super::{capacity, typed};
+use aya::maps::{HashMap, MapData, MapError};
 use lb_common::key::place;
 use lb_common::{BePort, Frontend, FrontendKey, V4, V6, names};
 use std::fmt;
@@ -149,17 +150,4 @@ impl FrontendTable {
 fn write_error(id: FrontendId, source: MapError) -> MapsError {
     let map = [names::MAP_FRONTENDS_V4, names::MAP_FRONTENDS_V6][id.family()];
     MapsError::Write { map, row: id.to_string(), source }
-}
-
-fn capacity(data: &MapData, map: &'static str) -> Result<u32, MapsError> {
-    data.info().map(|info| info.max_entries()).map_err(|source| MapsError::Info { map, source })
-}
-
-fn typed<K: aya::Pod>(
-    data: MapData,
-    map: &'static str,
-) -> Result<HashMap<MapData, K, Frontend>, MapsError> {
-    Map::from_map_data(data)
-        .and_then(HashMap::try_from)
-        .map_err(|_mismatch| MapsError::Layout { map })
 }

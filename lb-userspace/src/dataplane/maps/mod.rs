@@ -32,7 +32,7 @@ pub use services::{ServiceHeader, ServiceTable};
 pub use slots::SlotTable;
 pub use sockets::SocketTable;
 
-use aya::maps::{MapData, MapError};
+use aya::maps::{Map, MapData, MapError};
 use lb_common::names;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -110,6 +110,19 @@ fn open_pin(pin_dir: &Path, map: &'static str) -> Result<MapData, MapsError> {
         }
         _ => MapsError::Open { map, path, source },
     })
+}
+
+/// The typed view of a map.
+fn typed<T: TryFrom<Map, Error = MapError>>(
+    data: MapData,
+    map: &'static str,
+) -> Result<T, MapsError> {
+    Map::from_map_data(data).and_then(T::try_from).map_err(|_mismatch| MapsError::Layout { map })
+}
+
+/// Most rows of a map.
+fn capacity(data: &MapData, map: &'static str) -> Result<u32, MapsError> {
+    data.info().map(|info| info.max_entries()).map_err(|source| MapsError::Info { map, source })
 }
 
 fn error_kind(error: &MapError) -> Option<ErrorKind> {

@@ -2,8 +2,9 @@
 //! and where pods of this node are.
 
 use super::error::MapsError;
+use super::{capacity, typed};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Map, MapData, MapError};
+use aya::maps::{MapData, MapError};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use lb_common::{PrefixKey, V4, V6, names};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -101,17 +102,4 @@ fn length(bits: u32) -> u8 {
 fn write_error(range: IpNet, source: MapError) -> MapsError {
     let map = if range.addr().is_ipv4() { names::MAP_PREFIXES_V4 } else { names::MAP_PREFIXES_V6 };
     MapsError::Write { map, row: format!("range {range}"), source }
-}
-
-fn capacity(data: &MapData, map: &'static str) -> Result<u32, MapsError> {
-    data.info().map(|info| info.max_entries()).map_err(|source| MapsError::Info { map, source })
-}
-
-fn typed<K: aya::Pod>(
-    data: MapData,
-    map: &'static str,
-) -> Result<LpmTrie<MapData, K, u32>, MapsError> {
-    Map::from_map_data(data)
-        .and_then(LpmTrie::try_from)
-        .map_err(|_mismatch| MapsError::Layout { map })
 }

@@ -1,7 +1,8 @@
 //! `LB_NAMES`: what people call the Service port that owns an id.
 
 use super::error::MapsError;
-use aya::maps::{HashMap, Map, MapData, MapError};
+use super::typed;
+use aya::maps::{HashMap, MapData, MapError};
 use lb_common::{ServiceName, names};
 
 /// The map of names.
@@ -9,10 +10,7 @@ pub struct NameTable(HashMap<MapData, u32, ServiceName>);
 
 impl NameTable {
     pub(super) fn open(data: MapData) -> Result<Self, MapsError> {
-        Map::from_map_data(data)
-            .and_then(HashMap::try_from)
-            .map(Self)
-            .map_err(|_mismatch| MapsError::Layout { map: names::MAP_NAMES })
+        typed(data, names::MAP_NAMES).map(Self)
     }
 
     /// Every row.

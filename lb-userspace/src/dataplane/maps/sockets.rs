@@ -1,8 +1,8 @@
 //! `LB_SOCKETS_UDP`: which UDP sockets are connected to which backends.
 
 use super::error::MapsError;
-use super::{BackendTable, FrontendId, FrontendTable, open_pin};
-use aya::maps::{HashMap, Map, MapData, MapError};
+use super::{BackendTable, FrontendId, FrontendTable, open_pin, typed};
+use aya::maps::{HashMap, MapData, MapError};
 use lb_common::socket::at_place;
 use lb_common::{Backend, Frontend, SocketPeer, V4, V6, names};
 use std::net::IpAddr;
@@ -21,12 +21,8 @@ impl SocketTable {
     /// Opens the maps that are pinned below `pin_dir`.
     pub fn open(pin_dir: &Path) -> Result<Self, MapsError> {
         let open = |map| open_pin(pin_dir, map);
-        let map = names::MAP_SOCKETS_UDP;
-        let sockets = Map::from_map_data(open(map)?)
-            .and_then(HashMap::try_from)
-            .map_err(|_mismatch| MapsError::Layout { map })?;
         Ok(Self {
-            sockets,
+            sockets: typed(open(names::MAP_SOCKETS_UDP)?, names::MAP_SOCKETS_UDP)?,
             backends: BackendTable::open(&open(names::MAP_BACKENDS)?)?,
             frontends: FrontendTable::open(
                 open(names::MAP_FRONTENDS_V4)?,

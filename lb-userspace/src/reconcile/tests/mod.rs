@@ -45,18 +45,9 @@ fn backend(addr: &str, scopes: u8) -> DesiredBackend {
 
 fn service(name: &str, ips: &[&str], backends: &[&str]) -> DesiredService {
     DesiredService {
-        key: key(name),
-        port: 80,
-        policy: Policy::RoundRobin,
         cluster_ips: ips.iter().map(|addr| ip(addr)).collect(),
-        node_port: None,
-        load_balancer_ips: vec![],
-        external_ips: vec![],
-        source_ranges: vec![],
-        internal_scope: Scope::Cluster,
-        external_scope: Scope::Cluster,
-        affinity: None,
         backends: backends.iter().map(|addr| backend(addr, 1)).collect(),
+        ..DesiredService::bare(key(name), 80)
     }
 }
 
