@@ -5,7 +5,8 @@
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use lb_common::limits::MAX_EXTENSION_HEADERS;
-use lb_common::{Address, V4, V6};
+use lb_common::proto::{SCTP, TCP};
+use lb_common::{Address, V4, V6, sctp};
 use libfuzzer_sys::fuzz_target;
 use std::net::IpAddr;
 
@@ -13,7 +14,7 @@ use std::net::IpAddr;
 #[allow(dead_code, reason = "the programs use more of it")]
 mod packet;
 
-use packet::{Fragment, Packet, TCP, Window, parse_v4, parse_v6};
+use packet::{Fragment, Packet, Window, parse_v4, parse_v6};
 
 /// Offset of the IP header, as behind an Ethernet header.
 const L3: usize = 14;
@@ -91,11 +92,20 @@ fn compare<A: Address + Into<IpAddr>>(
         assert!(theirs.is_none(), "etherparse finds ports and we don't");
         return;
     }
+    // etherparse does not read SCTP.
+    let theirs = theirs.filter(|_| ours.proto != SCTP);
     let transport = ours.l4 - L3;
     if ours.fragment != Fragment::Later {
         // What a translation writes is inside the packet.
-        let header = if ours.proto == TCP { 20 } else { 8 };
+        let header = match ours.proto {
+            TCP => 20,
+            SCTP => 16,
+            _ => 8,
+        };
         assert!(transport + header <= bytes.len());
+        if ours.proto == SCTP {
+            assert_eq!(ours.flags, sctp::flags(bytes[transport + 12]));
+        }
         let port = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         assert_eq!(ours.tuple.sport.get(), port(transport));
         assert_eq!(ours.tuple.dport.get(), port(transport + 2));

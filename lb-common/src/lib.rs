@@ -24,6 +24,8 @@ pub mod limits;
 pub mod names;
 #[cfg(feature = "user")]
 mod pod;
+pub mod proto;
+pub mod sctp;
 pub mod socket;
 mod stage;
 pub mod tcp;

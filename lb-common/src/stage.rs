@@ -1,14 +1,16 @@
 //! Where a flow stands, and how long it may be silent there before it is over.
 
-const SECOND: u64 = 1_000_000_000;
-const TCP: u8 = 6;
+use crate::proto::connects;
 
-/// After which silence an established TCP connection is over, in nanoseconds:
-/// what kube-proxy sets conntrack to (`--conntrack-tcp-timeout-established`,
-/// 24 h).
+const SECOND: u64 = 1_000_000_000;
+
+/// After which silence an established connection is over, in nanoseconds: what
+/// kube-proxy sets conntrack to for TCP (`--conntrack-tcp-timeout-established`,
+/// 24 h). SCTP is never silent for long (RFC 9260 section 8.3: heartbeats), but
+/// may be told to be.
 pub const IDLE_ESTABLISHED: u64 = 24 * 3600 * SECOND;
 
-/// After which silence a TCP connection is over that is not established yet, or
+/// After which silence a connection is over that is not established yet, or
 /// closed by one side, in nanoseconds: conntrack's defaults
 /// `nf_conntrack_tcp_timeout_syn_sent` and `nf_conntrack_tcp_timeout_fin_wait`.
 pub const IDLE_TRANSIENT: u64 = 120 * SECOND;
@@ -20,15 +22,15 @@ pub const IDLE_DATAGRAMS: u64 = 120 * SECOND;
 /// Where a flow stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// TCP: the backend has not answered yet.
+    /// A connection: the backend has not answered yet.
     Syn,
-    /// TCP: both sides may send.
+    /// A connection: both sides may send.
     Open,
-    /// TCP: one side has closed.
+    /// A connection: one side has closed.
     Closing,
-    /// TCP: both sides have closed, or one has reset.
+    /// A connection: both sides have closed, or one has reset.
     Closed,
-    /// No TCP: in use, as far as anybody can tell.
+    /// Datagrams: in use, as far as anybody can tell.
     Active,
 }
 
@@ -38,7 +40,7 @@ impl Stage {
     #[inline(always)]
     pub const fn of(proto: u8, tcp_state: u8) -> Self {
         use crate::tcp::state::{BACKEND_FIN, CLIENT_FIN, REPLIED};
-        if proto != TCP {
+        if !connects(proto) {
             Self::Active
         } else if crate::tcp::is_closed(tcp_state) {
             Self::Closed
@@ -56,7 +58,7 @@ impl Stage {
 /// nanoseconds.
 pub const fn idle_after(proto: u8, tcp_state: u8) -> u64 {
     const FINS: u8 = crate::tcp::state::CLIENT_FIN | crate::tcp::state::BACKEND_FIN;
-    if proto != TCP {
+    if !connects(proto) {
         IDLE_DATAGRAMS
     } else if tcp_state & (crate::tcp::state::REPLIED | FINS) == crate::tcp::state::REPLIED {
         IDLE_ESTABLISHED

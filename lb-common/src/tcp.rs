@@ -1,5 +1,5 @@
-//! What a flow row remembers of a TCP connection, and when the connection is
-//! over.
+//! What a flow row remembers of a connection, and when the connection is over:
+//! by TCP's flags, for which those of SCTP's chunks stand too ([`crate::sctp`]).
 
 /// Flag bits of byte 13 of the TCP header (RFC 9293 section 3.1).
 pub mod flag {

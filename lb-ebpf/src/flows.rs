@@ -5,7 +5,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use lb_common::flow::{TIME_WAIT, TOUCH_INTERVAL, flag};
 use lb_common::limits::{REVERSE_TRIES, SNAT_TRIES};
-use lb_common::{BePort, Direction, Flow, FlowKey, Tuple, tcp};
+use lb_common::{BePort, Direction, Flow, FlowKey, Tuple, proto, tcp};
 
 use crate::family::Family;
 use crate::{globals, open};
@@ -69,7 +69,7 @@ pub(crate) fn note<A: Family>(
     flags: u8,
     now: u64,
 ) -> bool {
-    let next = if row.proto == crate::packet::TCP { tcp::step(row.tcp, from, flags) } else { 0 };
+    let next = if proto::connects(row.proto) { tcp::step(row.tcp, from, flags) } else { 0 };
     let stale = now.wrapping_sub(row.last_used) > TOUCH_INTERVAL;
     if next == row.tcp && !stale {
         return false;

@@ -7,15 +7,14 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_l4_csum_replace;
 use lb_common::csum::{address_diff, fold, port_diff, update, update_udp};
-use lb_common::{BePort, Tuple, V4, V6};
+use lb_common::proto::{SCTP, TCP, UDP};
+use lb_common::{BePort, Tuple, V4, V6, sctp};
 
 use crate::family::Family;
 use crate::icmp;
-use crate::packet::{
-    self, Fragment, Packet, TCP, UDP, V4_ADDRESSES, V4_CHECKSUM, V6_ADDRESSES, V6_LEN,
-};
+use crate::packet::{self, Fragment, Packet, V4_ADDRESSES, V4_CHECKSUM, V6_ADDRESSES, V6_LEN};
 use crate::refuse::load;
-use crate::rewrite::{TCP_CHECKSUM, UDP_CHECKSUM, store};
+use crate::rewrite::{SCTP_CHECKSUM, TCP_CHECKSUM, UDP_CHECKSUM, store};
 
 /// IPv6 extension headers walked in a quote: what hosts send has one or two.
 const MAX_QUOTED_EXTENSIONS: usize = 4;
@@ -25,6 +24,8 @@ pub(crate) trait QuoteFamily: Family {
     /// Reads the IP header at `at`: addresses, protocol, and where the
     /// transport header begins. `None` for a later fragment: it has no ports.
     fn header(skb: *mut __sk_buff, at: usize) -> Option<Packet<Self>>;
+    /// Length in bytes that the packet had, by its IP header at `at`.
+    fn original_len(skb: *mut __sk_buff, at: usize) -> Option<u32>;
     /// Stores the addresses of `to` into the IP header at `at`; `diff` is what
     /// they change in a checksum. Returns what this changes in a checksum over
     /// the IP header.
@@ -58,6 +59,12 @@ impl QuoteFamily for V4 {
             return None;
         }
         Some(quoted(Self(words[3]), Self(words[4]), proto, at + len))
+    }
+
+    #[inline(always)]
+    fn original_len(skb: *mut __sk_buff, at: usize) -> Option<u32> {
+        const LENGTH: usize = 2;
+        Some(u32::from(u16::from_be(load::<u16>(skb, at + LENGTH)?)))
     }
 
     #[inline(always)]
@@ -102,14 +109,21 @@ impl QuoteFamily for V6 {
     }
 
     #[inline(always)]
+    fn original_len(skb: *mut __sk_buff, at: usize) -> Option<u32> {
+        const PAYLOAD_LENGTH: usize = 4;
+        let payload = u16::from_be(load::<u16>(skb, at + PAYLOAD_LENGTH)?);
+        Some(V6_LEN as u32 + u32::from(payload))
+    }
+
+    #[inline(always)]
     fn store_quoted(skb: *mut __sk_buff, at: usize, to: &Tuple<Self>, diff: u64) -> Option<u64> {
         store(skb, at + V6_ADDRESSES, &[to.src.0, to.dst.0], 0)?;
         Some(diff)
     }
 }
 
-/// The packet that an ICMP error quotes, if it is TCP or UDP and its ports are
-/// there.
+/// The packet that an ICMP error quotes, if it is of a protocol that Services
+/// may have and its ports are there.
 #[inline(always)]
 pub(crate) fn read<A: QuoteFamily>(
     skb: *mut __sk_buff,
@@ -147,8 +161,24 @@ pub(crate) fn rewrite<A: QuoteFamily>(
     let addresses = address_diff(from.src, to.src) + address_diff(from.dst, to.dst);
     let ports = port_diff(from.sport, to.sport) + port_diff(from.dport, to.dport);
     let mut change = ports;
-    let checksum = quoted.l4 + if quoted.proto == TCP { TCP_CHECKSUM } else { UDP_CHECKSUM };
-    if checksum + size_of::<u16>() <= at + quoted.len as usize {
+    let end = at + quoted.len as usize;
+    let checksum = quoted.l4
+        + match quoted.proto {
+            TCP => TCP_CHECKSUM,
+            UDP => UDP_CHECKSUM,
+            _ => SCTP_CHECKSUM,
+        };
+    if quoted.proto == SCTP {
+        if checksum + size_of::<[u16; 2]>() <= end {
+            let len = A::original_len(skb, at)?.wrapping_sub((quoted.l4 - at) as u32);
+            let old = load::<[u16; 2]>(skb, checksum)?;
+            let (was, is) = ([from.sport, from.dport], [to.sport, to.dport]);
+            let new = sctp::update(old, was, is, len);
+            store(skb, checksum, &new, 0)?;
+            change += port_diff(BePort(old[0]), BePort(new[0]));
+            change += port_diff(BePort(old[1]), BePort(new[1]));
+        }
+    } else if checksum + size_of::<u16>() <= end {
         let old = load::<u16>(skb, checksum)?;
         let diff = addresses + ports;
         let new = if quoted.proto == UDP { update_udp(old, diff) } else { update(old, diff) };

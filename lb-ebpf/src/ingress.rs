@@ -3,12 +3,12 @@
 
 use lb_common::filter::{BACKEND, FRONTEND, NODE_ADDR, SERVICE_ADDR};
 use lb_common::flow::{TOUCH_INTERVAL, flag};
-use lb_common::{BePort, Direction, Flow, Frontend, FrontendKey, Tuple, Verdict, tcp};
+use lb_common::{BePort, Direction, Flow, Frontend, FrontendKey, Tuple, Verdict, proto, tcp};
 
 use crate::family::{Family, port_number};
 use crate::flows::{self, Failure};
 use crate::maps::LB_INTERFACES;
-use crate::packet::{Packet, TCP, UDP};
+use crate::packet::Packet;
 use crate::select::Client;
 use crate::stats::Size;
 use crate::{clients, filter, globals, open, select, service_addr, stats};
@@ -131,11 +131,11 @@ fn known<A: Family>(
 /// Service has the frontend.
 #[inline(always)]
 pub(crate) fn holds<A: Family>(packet: &Packet<A>, row: &Flow<A>) -> bool {
-    let opens = packet.proto == UDP || tcp::is_syn(packet.flags);
-    if !opens {
+    let connects = proto::connects(packet.proto);
+    if connects && !tcp::is_syn(packet.flags) {
         return true;
     }
-    if packet.proto == TCP && tcp::is_closed(row.tcp) {
+    if connects && tcp::is_closed(row.tcp) {
         return false;
     }
     if row.flags & flag::DIRECT != 0 {
@@ -233,7 +233,7 @@ pub(crate) fn new_flow<A: Family>(
 /// flow of a Service has the tuple, this one gets another source port.
 #[inline(always)]
 fn direct<A: Family>(packet: &Packet<A>, arrival: &Arrival, to: &mut Tuple<A>) -> Verdict {
-    if packet.proto == TCP && !tcp::is_syn(packet.flags) {
+    if proto::connects(packet.proto) && !tcp::is_syn(packet.flags) {
         return Verdict::Passed;
     }
     let Some(flow) = blank(packet, arrival) else { return Verdict::Passed };

@@ -2,13 +2,10 @@
 //! that reads packet memory.
 
 use lb_common::limits::MAX_EXTENSION_HEADERS;
-use lb_common::{Address, BePort, Tuple, V4, V6};
+use lb_common::proto::{self, SCTP, TCP, UDP};
+use lb_common::{Address, BePort, Tuple, V4, V6, sctp};
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-/// IP protocol number of TCP.
-pub(crate) const TCP: u8 = 6;
-/// IP protocol number of UDP.
-pub(crate) const UDP: u8 = 17;
 /// Stands for the protocol of a packet whose headers are cut off, or longer
 /// than we walk. (IANA reserves the number.)
 const UNKNOWN: u8 = 255;
@@ -68,7 +65,8 @@ pub(crate) struct Packet<A> {
     pub(crate) tuple: Tuple<A>,
     /// IP protocol number.
     pub(crate) proto: u8,
-    /// TCP header flags; 0 for other protocols.
+    /// TCP header flags, or what stands for them in SCTP; 0 for other
+    /// protocols.
     pub(crate) flags: u8,
     /// Fragment position.
     pub(crate) fragment: Fragment,
@@ -82,10 +80,10 @@ pub(crate) struct Packet<A> {
 }
 
 impl<A> Packet<A> {
-    /// Whether it is TCP or UDP: what Services are made of.
+    /// Whether it is of a protocol that Services may have.
     #[inline(always)]
     pub(crate) fn has_ports(&self) -> bool {
-        self.proto == TCP || self.proto == UDP
+        proto::has_ports(self.proto)
     }
 }
 
@@ -113,6 +111,19 @@ pub(crate) struct UdpHeader {
     pub(crate) checksum: u16,
 }
 
+/// Likewise for SCTP with the type of the first chunk (RFC 9260 section 3).
+#[repr(C)]
+pub(crate) struct SctpHeader {
+    sport: u16,
+    dport: u16,
+    _tag: [u16; 2],
+    /// In two halves: the header stands at an even offset, no more.
+    pub(crate) checksum: [u16; 2],
+    chunk: u8,
+    _flags: u8,
+    _length: u16,
+}
+
 /// Reads ports and TCP flags into a packet whose protocol has them.
 #[inline(always)]
 fn transport<A: Address>(window: Window, packet: &mut Packet<A>) -> Option<()> {
@@ -127,6 +138,13 @@ fn transport<A: Address>(window: Window, packet: &mut Packet<A>) -> Option<()> {
         let header = window.at::<UdpHeader>(packet.l4)?;
         // SAFETY: as above.
         let header = unsafe { &*header };
+        packet.tuple.sport = BePort(header.sport);
+        packet.tuple.dport = BePort(header.dport);
+    } else if packet.proto == SCTP {
+        let header = window.at::<SctpHeader>(packet.l4)?;
+        // SAFETY: as above.
+        let header = unsafe { &*header };
+        packet.flags = sctp::flags(header.chunk);
         packet.tuple.sport = BePort(header.sport);
         packet.tuple.dport = BePort(header.dport);
     }

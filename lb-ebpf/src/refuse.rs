@@ -8,10 +8,11 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_l4_csum_replace, bpf_skb_change_tail, bpf_skb_load_bytes};
 use lb_common::csum::fold;
+use lb_common::proto::{TCP, UDP};
 use lb_common::{Address, Tuple, V4, V6, tcp};
 
 use crate::family::Family;
-use crate::packet::{Packet, TCP, UDP};
+use crate::packet::Packet;
 use crate::rewrite::{TCP_CHECKSUM, UDP_CHECKSUM, store};
 use crate::{icmp, quote};
 
@@ -235,8 +236,8 @@ fn unreachable<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usi
     // A device that completes the checksum of the packet as it was writes to
     // an unused field of the error, where it must find the pseudo-header's sum
     // to leave a valid message; and it counts on the header's place.
-    // (Other protocols have no such checksums, but SCTP, which no link that
-    // packets come in by leaves open.)
+    // (Others have no such checksums but SCTP; a link that leaves that open
+    // takes it so too, and the answer goes back by the same.)
     let partial = packet.proto == UDP && is_partial(skb, packet.l4 + UDP_CHECKSUM)?;
     if partial && packet.l4 != l4 {
         return None;

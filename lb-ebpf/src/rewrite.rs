@@ -8,14 +8,19 @@
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::helpers::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
 use lb_common::csum::{address_diff, fold, port_diff};
-use lb_common::{Address, BePort, Tuple, V4, V6};
+use lb_common::proto::{SCTP, UDP};
+use lb_common::{Address, BePort, Tuple, V4, V6, sctp};
 
-use crate::packet::{Packet, UDP, V4_ADDRESSES, V4_CHECKSUM, V6_ADDRESSES};
+use crate::packet::{Fragment, Packet, V4_ADDRESSES, V4_CHECKSUM, V6_ADDRESSES};
+use crate::refuse::load;
 
 /// Offset of the checksum in a TCP header (RFC 9293 section 3.1).
 pub(crate) const TCP_CHECKSUM: usize = 16;
 /// Offset of the checksum in a UDP header (RFC 768).
 pub(crate) const UDP_CHECKSUM: usize = 6;
+
+/// Offset of the checksum in an SCTP header (RFC 9260 section 3.1).
+pub(crate) const SCTP_CHECKSUM: usize = 8;
 
 /// How the IP header of a family takes new addresses.
 pub(crate) trait RewriteFamily: Address {
@@ -82,6 +87,9 @@ pub(crate) fn headers<A: RewriteFamily>(
     to: &Tuple<A>,
     l3: usize,
 ) -> Option<()> {
+    if packet.proto == SCTP {
+        return sctp_headers(skb, packet, to, l3);
+    }
     let from = &packet.tuple;
     let (offset, zero_means_none) = if packet.proto == UDP {
         (packet.l4 + UDP_CHECKSUM, u64::from(BPF_F_MARK_MANGLED_0))
@@ -107,6 +115,37 @@ pub(crate) fn headers<A: RewriteFamily>(
             return None;
         }
         A::store_addresses(skb, l3, to.src, to.dst, diff)?;
+    }
+    Some(())
+}
+
+/// Likewise for SCTP, whose checksum covers no addresses, and all else to the
+/// end of the packet: of a part of one it can't be brought up to date.
+#[inline(always)]
+fn sctp_headers<A: RewriteFamily>(
+    skb: *mut __sk_buff,
+    packet: &Packet<A>,
+    to: &Tuple<A>,
+    l3: usize,
+) -> Option<()> {
+    let from = &packet.tuple;
+    let (old, new) = ([from.sport, from.dport], [to.sport, to.dport]);
+    if old != new {
+        if packet.fragment != Fragment::Whole {
+            return None;
+        }
+        let len = packet.len.wrapping_sub((packet.l4 - l3) as u32);
+        let field = load::<[u16; 2]>(skb, packet.l4 + SCTP_CHECKSUM)?;
+        let field = sctp::update(field, old, new, len);
+        // What a device has summed over the packet changes with it: unlike an
+        // Internet checksum, this one does not make up for the change.
+        store(skb, packet.l4 + SCTP_CHECKSUM, &field, BPF_F_RECOMPUTE_CSUM)?;
+        let ports = Ports { sport: to.sport, dport: to.dport };
+        store(skb, packet.l4, &ports, BPF_F_RECOMPUTE_CSUM)?;
+    }
+    if from.src != to.src || from.dst != to.dst {
+        let diff = address_diff(from.src, to.src) + address_diff(from.dst, to.dst);
+        A::store_addresses(skb, l3, to.src, to.dst, u64::from(fold(diff)))?;
     }
     Some(())
 }

@@ -1,11 +1,12 @@
 //! Writes a new tuple and next hop into a frame, in place, for XDP.
 
 use lb_common::csum::{self, address_diff, port_diff};
-use lb_common::{Address, Tuple, V4, V6};
+use lb_common::proto::{SCTP, TCP};
+use lb_common::{Address, Tuple, V4, V6, sctp};
 
 use crate::ETHERNET;
 use crate::packet::{
-    Packet, TCP, TcpHeader, UdpHeader, V4_ADDRESSES, V4_CHECKSUM, V4_TTL, V6_ADDRESSES,
+    Packet, SctpHeader, TcpHeader, UdpHeader, V4_ADDRESSES, V4_CHECKSUM, V4_TTL, V6_ADDRESSES,
     V6_HOP_LIMIT, Window,
 };
 
@@ -86,12 +87,17 @@ impl FrameFamily for V6 {
     }
 }
 
-/// Whether the transport checksum is only that of the pseudo-header: a sender
-/// behind a virtual link left the rest to a device that is not there, and XDP
-/// has no mark of it. A complete checksum looks so once in 65,536 packets;
+/// Whether the transport checksum is only that of the pseudo-header (SCTP: zero):
+/// a sender behind a virtual link left the rest to a device that is not there,
+/// and XDP has no mark of it. A complete checksum looks so once in 65,536 packets;
 /// that packet takes the way through the stack and loses nothing.
 #[inline(always)]
 pub(crate) fn checksum_is_partial<A: Address>(window: Window, packet: &Packet<A>) -> bool {
+    if packet.proto == SCTP {
+        // SAFETY: `sctp_header` checked that the whole header is inside the frame.
+        return sctp_header(window, packet)
+            .is_none_or(|header| unsafe { (*header).checksum } == [0; 2]);
+    }
     let Some(field) = checksum(window, packet) else { return true };
     let transport_len = (packet.len as u16).wrapping_sub((packet.l4 - ETHERNET) as u16);
     let tuple = &packet.tuple;
@@ -107,7 +113,13 @@ fn transport<A>(packet: &Packet<A>) -> usize {
     packet.l4 & 0x7f
 }
 
-/// The transport checksum.
+/// SCTP's header.
+#[inline(always)]
+fn sctp_header<A>(window: Window, packet: &Packet<A>) -> Option<*mut SctpHeader> {
+    window.at(transport(packet))
+}
+
+/// The transport checksum of TCP and UDP.
 #[inline(always)]
 fn checksum<A: Address>(window: Window, packet: &Packet<A>) -> Option<*mut u16> {
     if packet.proto == TCP {
@@ -132,21 +144,30 @@ pub(crate) fn frame<A: FrameFamily>(
 ) -> Option<()> {
     let from = &packet.tuple;
     let addresses = address_diff(from.src, to.src) + address_diff(from.dst, to.dst);
-    let ports = port_diff(from.sport, to.sport) + port_diff(from.dport, to.dport);
     let ethernet = window.at::<Macs>(0)?;
-    let field = checksum(window, packet)?;
     let header = window.at::<[u16; 2]>(transport(packet))?;
-    A::hop(window)?;
+    if packet.proto == SCTP {
+        let header = sctp_header(window, packet)?;
+        A::hop(window)?;
+        // SAFETY: `sctp_header` checked that the whole header is inside the frame.
+        let field = unsafe { &mut (*header).checksum };
+        let len = packet.len.wrapping_sub((packet.l4 - ETHERNET) as u32);
+        *field = sctp::update(*field, [from.sport, from.dport], [to.sport, to.dport], len);
+    } else {
+        let field = checksum(window, packet)?;
+        A::hop(window)?;
+        let diff = addresses + port_diff(from.sport, to.sport) + port_diff(from.dport, to.dport);
+        // SAFETY: `checksum` checked the bounds.
+        let field = unsafe { &mut *field };
+        *field = if packet.proto == TCP {
+            csum::update(*field, diff)
+        } else {
+            csum::update_udp(*field, diff)
+        };
+    }
     A::store_addresses(window, to.src, to.dst, addresses)?;
-    // SAFETY: `at` and `checksum` checked the bounds of all three.
+    // SAFETY: `at` checked the bounds of both.
     unsafe { *header = [to.sport.0, to.dport.0] };
-    // SAFETY: as above.
-    let old = unsafe { *field };
-    let diff = addresses + ports;
-    let new =
-        if packet.proto == TCP { csum::update(old, diff) } else { csum::update_udp(old, diff) };
-    // SAFETY: as above.
-    unsafe { *field = new };
     // SAFETY: as above.
     unsafe { *ethernet = *macs };
     Some(())

@@ -5,10 +5,10 @@
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use lb_common::filter::BACKEND;
+use lb_common::proto::{TCP, UDP};
 use lb_common::{Frontend, SocketKey, SocketName, SocketPeer, V4, V6, Verdict};
 
 use crate::maps::{LB_SOCKET_NAMES, LB_SOCKET_PEERS, LB_SOCKETS_TCP, LB_SOCKETS_UDP};
-use crate::packet::{TCP, UDP};
 use crate::sock_addr::{self, Caller, Form, caller, is_own};
 use crate::sock_choose::{backend, frontend, holds, note_refusal};
 use crate::{filter, stats};

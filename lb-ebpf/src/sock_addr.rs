@@ -8,10 +8,10 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
 use lb_common::names::socket_option;
+use lb_common::proto::{TCP, UDP};
 use lb_common::{BePort, SocketName, V4, V6};
 
 use crate::globals;
-use crate::packet::{TCP, UDP};
 
 /// Which addresses a call has, by the hook that it runs through.
 pub(crate) trait Form {

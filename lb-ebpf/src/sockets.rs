@@ -3,9 +3,9 @@
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::{bpf_sk_lookup_tcp, bpf_sk_lookup_udp, bpf_sk_release};
 use lb_common::Tuple;
+use lb_common::proto::{TCP, UDP};
 
 use crate::family::Family;
-use crate::packet::TCP;
 
 /// `BPF_F_CURRENT_NETNS`: the network namespace that the hook is in.
 const CURRENT_NETNS: u64 = u64::MAX;
@@ -18,9 +18,12 @@ pub(crate) fn has_socket<A: Family>(ctx: *mut c_void, tuple: &Tuple<A>, proto: u
     let socket = if proto == TCP {
         // SAFETY: the context and the tuple are valid, and the length fits it.
         unsafe { bpf_sk_lookup_tcp(ctx, &raw mut key, A::SOCK_TUPLE_LEN, CURRENT_NETNS, 0) }
-    } else {
+    } else if proto == UDP {
         // SAFETY: as above.
         unsafe { bpf_sk_lookup_udp(ctx, &raw mut key, A::SOCK_TUPLE_LEN, CURRENT_NETNS, 0) }
+    } else {
+        // The kernel looks up no others.
+        return false;
     };
     if socket.is_null() {
         return false;

@@ -237,11 +237,11 @@ fn apply<A: TcFamily>(
     if verdict.is_drop() || *to == packet.tuple {
         return verdict;
     }
+    if rewrite::headers(skb(ctx), packet, to, l3).is_none() {
+        return Verdict::DroppedRewrite;
+    }
     if packet.fragment == Fragment::First {
         fragments::remember(packet, to, verdict, hook);
     }
-    match rewrite::headers(skb(ctx), packet, to, l3) {
-        Some(()) => verdict,
-        None => Verdict::DroppedRewrite,
-    }
+    verdict
 }

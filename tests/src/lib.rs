@@ -18,6 +18,7 @@ pub mod privilege;
 pub mod process;
 pub mod prog;
 pub mod scale;
+pub mod sctp;
 pub mod server;
 pub mod topology;
 pub mod traffic;

@@ -14,6 +14,12 @@ pub const HTTP_TARGET: u16 = 8080;
 /// The port on which every pod echoes datagrams.
 pub const UDP_TARGET: u16 = 5353;
 
+/// The port of cluster addresses for SCTP: that of 5G's NGAP (RFC 9260 has no
+/// better known user).
+pub const SCTP_PORT: u16 = 38_412;
+/// The port on which a pod takes SCTP.
+pub const SCTP_TARGET: u16 = 9_899;
+
 /// The port of cluster addresses that leads to one where no pod listens.
 pub const CLOSED_PORT: u16 = 54;
 const CLOSED_TARGET: u16 = 9;
@@ -86,6 +92,16 @@ impl Service {
         let node_port = (node_port != 0).then_some(node_port);
         let (name, protocol) = ("dns", "UDP");
         self.ports.push(Port { name, protocol, port: 53, target: UDP_TARGET, node_port });
+        self
+    }
+
+    /// SCTP on port 38412, and on a port of every node if it is not zero.
+    #[must_use]
+    pub fn sctp(mut self, node_port: u16) -> Self {
+        let node_port = (node_port != 0).then_some(node_port);
+        let (name, protocol) = ("ngap", "SCTP");
+        let (port, target) = (SCTP_PORT, SCTP_TARGET);
+        self.ports.push(Port { name, protocol, port, target, node_port });
         self
     }
 

@@ -21,7 +21,7 @@ mod check;
 mod icmp;
 mod parse;
 
-pub use check::{checksum_fault, outer_checksum_fault, rfc1071};
+pub use check::{checksum_fault, outer_checksum_fault, rfc1071, sctp_is_wrong};
 pub use parse::{Layer4, Parsed, parse};
 
 /// Source and destination of an Ethernet frame.
@@ -58,6 +58,14 @@ pub enum Transport {
     /// A UDP datagram.
     Udp {
         /// False leaves the field zero (RFC 768: none computed).
+        checksum: bool,
+    },
+    /// An SCTP packet of one chunk, with a made-up verification tag. What it
+    /// carries is padded to a multiple of four bytes.
+    Sctp {
+        /// Type of the chunk: [`lb_common::sctp::chunk`], or 0 for data.
+        chunk: u8,
+        /// False leaves the field zero: left to a device.
         checksum: bool,
     },
     /// An ICMP message, of the addresses' family.
@@ -117,7 +125,7 @@ pub struct Packet {
     pub extensions: Vec<Extension>,
     /// Set for a fragment.
     pub fragment: Option<Fragment>,
-    /// TCP, UDP, or what has no ports; those of the addresses are then 0.
+    /// TCP, UDP, SCTP, or what has no ports; those of the addresses are then 0.
     pub transport: Transport,
     /// What it carries.
     pub payload: Vec<u8>,
@@ -153,6 +161,11 @@ impl Packet {
     /// A UDP datagram with a few bytes.
     pub fn udp(src: SocketAddr, dst: SocketAddr) -> Self {
         Self::new(src, dst, Transport::Udp { checksum: true }).payload(b"datagram")
+    }
+
+    /// An SCTP packet of one chunk with a few bytes.
+    pub fn sctp(src: SocketAddr, dst: SocketAddr, chunk: u8) -> Self {
+        Self::new(src, dst, Transport::Sctp { chunk, checksum: true }).payload(b"what a chunk says")
     }
 
     /// Within an Ethernet frame.
@@ -198,16 +211,18 @@ impl Packet {
         match self.transport {
             Transport::Tcp { .. } => 6,
             Transport::Udp { .. } => 17,
+            Transport::Sctp { .. } => 132,
             Transport::Icmp { .. } if self.src.is_ipv4() => 1,
             Transport::Icmp { .. } => 58,
             Transport::Other { number } => number,
         }
     }
 
-    /// TCP header flags, or 0.
+    /// TCP header flags, what stands for them in SCTP, or 0.
     pub const fn tcp_flags(&self) -> u8 {
         match self.transport {
             Transport::Tcp { flags, .. } => flags,
+            Transport::Sctp { chunk, .. } => lb_common::sctp::flags(chunk),
             Transport::Udp { .. } | Transport::Icmp { .. } | Transport::Other { .. } => 0,
         }
     }
@@ -329,10 +344,27 @@ impl Packet {
                 let (source_port, destination_port) = (self.src.port(), self.dst.port());
                 UdpHeader { source_port, destination_port, length, checksum: 0 }.to_bytes().to_vec()
             }
+            Transport::Sctp { chunk, .. } => {
+                let mut bytes = Vec::new();
+                bytes.extend(self.src.port().to_be_bytes());
+                bytes.extend(self.dst.port().to_be_bytes());
+                bytes.extend([0x71, 0x72, 0x73, 0x74, 0, 0, 0, 0, *chunk, 0]);
+                let length = u16::try_from(4 + self.payload.len()).expect("at most 65,535 bytes");
+                bytes.extend(length.to_be_bytes());
+                bytes
+            }
             Transport::Icmp { kind, code, rest } => [&[*kind, *code, 0, 0], &rest[..]].concat(),
             Transport::Other { .. } => Vec::new(),
         };
         out.extend(&self.payload);
+        if let Transport::Sctp { checksum, .. } = self.transport {
+            out.resize(out.len().next_multiple_of(4), 0);
+            if checksum {
+                let sum = check::sctp_checksum(&out);
+                out[8..12].copy_from_slice(&sum);
+            }
+            return out;
+        }
         let sum = check::transport_checksum(self.src.ip(), self.dst.ip(), self.proto(), &out);
         match self.transport {
             Transport::Icmp { .. } => out[2..4].copy_from_slice(&sum.to_be_bytes()),
@@ -341,7 +373,9 @@ impl Packet {
                 let sum = if sum == 0 { 0xffff } else { sum };
                 out[6..8].copy_from_slice(&sum.to_be_bytes());
             }
-            Transport::Udp { checksum: false } | Transport::Other { .. } => {}
+            Transport::Udp { checksum: false }
+            | Transport::Sctp { .. }
+            | Transport::Other { .. } => {}
         }
         out
     }

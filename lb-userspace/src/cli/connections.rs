@@ -104,7 +104,7 @@ fn protocol(text: &str) -> Result<u8, String> {
         .filter_map(Protocol::from_number)
         .find(named)
         .map(Protocol::number)
-        .ok_or_else(|| "expected a protocol of Services, as in tcp or udp".to_owned())
+        .ok_or_else(|| "expected a protocol of Services, as in tcp, udp or sctp".to_owned())
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use clap::ValueEnum;
 use ipnet::IpNet;
+use lb_common::proto;
 use lb_common::value::{policy, scope};
 
 pub use self::compile::{CompileOptions, compile};
@@ -36,22 +37,26 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// SCTP.
+    Sctp,
 }
 
 impl Protocol {
     /// The number in the IP header.
     pub const fn number(self) -> u8 {
         match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
+            Self::Tcp => proto::TCP,
+            Self::Udp => proto::UDP,
+            Self::Sctp => proto::SCTP,
         }
     }
 
     /// The protocol of an IP protocol number, if Services can have it.
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
-            6 => Some(Self::Tcp),
-            17 => Some(Self::Udp),
+            proto::TCP => Some(Self::Tcp),
+            proto::UDP => Some(Self::Udp),
+            proto::SCTP => Some(Self::Sctp),
             _ => None,
         }
     }
@@ -59,10 +64,7 @@ impl Protocol {
 
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-        })
+        f.pad(proto::name(self.number()).unwrap_or_default())
     }
 }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 pub struct FlowCount {
     /// `ipv4` or `ipv6`.
     pub family: &'static str,
-    /// `TCP` or `UDP`.
+    /// `TCP`, `SCTP` or `UDP`.
     pub protocol: &'static str,
     /// Where they stand, or `direct`: past any Service, straight to a backend.
     pub state: &'static str,
@@ -23,20 +23,18 @@ pub struct FlowCount {
 
 const DIRECT: &str = "direct";
 
-/// What can be counted: each kind is told of, also with no flows.
-const KINDS: [(&str, &[&str]); 2] = [
-    (
-        "TCP",
-        &[
-            stage_name(Stage::Syn),
-            stage_name(Stage::Open),
-            stage_name(Stage::Closing),
-            stage_name(Stage::Closed),
-            DIRECT,
-        ],
-    ),
-    ("UDP", &[stage_name(Stage::Active), DIRECT]),
+/// Where connections may stand.
+const CONNECTION: &[&str] = &[
+    stage_name(Stage::Syn),
+    stage_name(Stage::Open),
+    stage_name(Stage::Closing),
+    stage_name(Stage::Closed),
+    DIRECT,
 ];
+
+/// What can be counted: each kind is told of, also with no flows.
+const KINDS: [(&str, &[&str]); 3] =
+    [("TCP", CONNECTION), ("SCTP", CONNECTION), ("UDP", &[stage_name(Stage::Active), DIRECT])];
 
 /// Counts the flows of both families, by the row that each has one of.
 pub fn census(pin_dir: &Path) -> Result<Vec<FlowCount>, MapsError> {

@@ -4,7 +4,7 @@ use crate::dataplane::maps::{FrontendId, Maps, MapsError};
 use crate::reconcile::key_of;
 use lb_common::flow::flag;
 use lb_common::key::place;
-use lb_common::{Address, Flow};
+use lb_common::{Address, Flow, proto};
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -61,10 +61,8 @@ impl<'a> Names<'a> {
 
 /// What people call an IP protocol.
 pub(super) const fn protocol(number: u8) -> &'static str {
-    match number {
-        6 => "TCP",
-        17 => "UDP",
-        132 => "SCTP",
-        _ => "other",
+    match proto::name(number) {
+        Some(name) => name,
+        None => "other",
     }
 }

@@ -171,7 +171,7 @@ fn ports(ports: Vec<api::EndpointPort>, findings: &mut Findings) -> Vec<SlicePor
             continue;
         };
         let number = findings.check(field("port"), value::port(number));
-        let (Some(Some(protocol)), Some(port)) = (protocol, number) else {
+        let (Some(protocol), Some(port)) = (protocol, number) else {
             continue;
         };
         if checked.iter().any(|other| other.name == name) {

@@ -109,7 +109,7 @@ fn ports(spec: &api::PodSpec, findings: &mut Findings) -> Vec<ContainerPort> {
                 continue;
             };
             findings.check(field("name"), value::service_name(&name));
-            if let (Some(Some(protocol)), Some(port)) = (protocol, number) {
+            if let (Some(protocol), Some(port)) = (protocol, number) {
                 checked.push(ContainerPort { name, protocol, port });
             }
         }

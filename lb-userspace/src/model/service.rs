@@ -497,11 +497,13 @@ mod tests {
     }
 
     #[test]
-    fn sctp_ports_are_left_out_with_a_warning() {
+    fn a_port_number_may_be_there_once_for_each_protocol() {
         let (service, findings) = read(&json!({ "clusterIP": "10.96.0.1", "ports": [
-            { "name": "a", "port": 80, "protocol": "SCTP" }, { "name": "b", "port": 80 } ] }));
-        assert_eq!(service.unwrap().ports.len(), 1);
-        assert!(findings[0].starts_with("W spec.ports[0].protocol: SCTP is not supported yet"));
+            { "name": "a", "port": 80, "protocol": "SCTP" }, { "name": "b", "port": 80 },
+            { "name": "c", "port": 80, "protocol": "UDP" } ] }));
+        let protocols: Vec<_> = service.unwrap().ports.iter().map(|port| port.protocol).collect();
+        assert_eq!(protocols, [Protocol::Sctp, Protocol::Tcp, Protocol::Udp]);
+        assert!(findings.is_empty(), "{findings:?}");
     }
 
     #[test]

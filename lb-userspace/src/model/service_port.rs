@@ -72,12 +72,6 @@ pub(super) fn ports(
             }
             Some(number) => findings.check(field("nodePort"), value::port(number)),
         };
-        if protocol == Some(None) {
-            findings.warning(
-                field("protocol"),
-                "SCTP is not supported yet, so this port gets no traffic",
-            );
-        }
         let (Some(protocol), Some(number), Some(target)) = (protocol, number, target) else {
             continue;
         };
@@ -92,9 +86,7 @@ pub(super) fn ports(
         {
             findings.error(field("nodePort"), format_args!("{node_port} is there twice"));
         }
-        if let Some(protocol) = protocol {
-            checked.push(ServicePort { index, name, protocol, port: number, target, node_port });
-        }
+        checked.push(ServicePort { index, name, protocol, port: number, target, node_port });
     }
     checked
 }

@@ -148,12 +148,12 @@ pub(super) fn service_name(text: &str) -> Result<(), BadValue> {
     if good { Ok(()) } else { Err(BadValue::ServiceName(text.into())) }
 }
 
-/// A protocol; none is SCTP, which the API knows and the data plane does not.
-pub(super) fn protocol(text: Option<&str>) -> Result<Option<Protocol>, BadValue> {
+/// A protocol of a port.
+pub(super) fn protocol(text: Option<&str>) -> Result<Protocol, BadValue> {
     match text {
-        None | Some("TCP") => Ok(Some(Protocol::Tcp)),
-        Some("UDP") => Ok(Some(Protocol::Udp)),
-        Some("SCTP") => Ok(None),
+        None | Some("TCP") => Ok(Protocol::Tcp),
+        Some("UDP") => Ok(Protocol::Udp),
+        Some("SCTP") => Ok(Protocol::Sctp),
         Some(other) => Err(BadValue::Protocol(other.into())),
     }
 }

@@ -1,5 +1,6 @@
 //! Packets that enter, at TC.
 
+use lb_common::proto::connects;
 use lb_common::tcp::{self, From, flag};
 use lb_common::{Verdict, value::backend_state};
 
@@ -29,9 +30,9 @@ impl Model {
     /// The run that a packet belongs to, if it still goes where that went.
     pub(super) fn known(&self, packet: Seen) -> Option<usize> {
         let run = *self.forward.get(&(packet.proto, packet.src, packet.dst))?;
-        let opens = packet.proto != 6 || tcp::is_syn(packet.flags);
+        let opens = !connects(packet.proto) || tcp::is_syn(packet.flags);
         let state = &self.runs[run];
-        let over = packet.proto == 6 && tcp::is_closed(state.tcp);
+        let over = connects(packet.proto) && tcp::is_closed(state.tcp);
         (!opens || (!over && self.still_serves(state))).then_some(run)
     }
 
@@ -71,7 +72,7 @@ impl Model {
                 Fate::Dropped(Verdict::RefusedUnknownPort)
             };
         }
-        let opens = proto != 6 || tcp::is_syn(flags);
+        let opens = !connects(proto) || tcp::is_syn(flags);
         if opens && self.known_backends.contains(&(dst, proto)) {
             let choices = vec![(self.sources(proto, src, dst, dst), dst)];
             self.pending = Some(Pending::Begin {

@@ -38,6 +38,21 @@ pub(super) fn transport_checksum(src: IpAddr, dst: IpAddr, proto: u8, segment: &
     }
 }
 
+/// The checksum of an SCTP packet whose field is zero, as it is sent (RFC 9260
+/// section 6.8).
+pub(super) fn sctp_checksum(packet: &[u8]) -> [u8; 4] {
+    crc::Crc::<u32>::new(&crc::CRC_32_ISCSI).checksum(packet).to_le_bytes()
+}
+
+/// Whether an SCTP packet's checksum is wrong. Zero is none: a device was to
+/// compute it.
+pub fn sctp_is_wrong(packet: &[u8]) -> bool {
+    let Some(field) = packet.get(8..12) else { return true };
+    let mut zeroed = packet.to_vec();
+    zeroed[8..12].fill(0);
+    field != [0; 4] && field != sctp_checksum(&zeroed)
+}
+
 /// The first checksum in a frame that is wrong, or what makes the frame
 /// unreadable; none if all is well. `ethernet` says whether a MAC header comes
 /// first.
@@ -102,6 +117,7 @@ fn transport_fault(
             };
             wrong.then(|| format!("UDP checksum, {src} to {dst}"))
         }
+        IpNumber::SCTP => sctp_is_wrong(segment).then(|| format!("SCTP checksum, {src} to {dst}")),
         IpNumber::ICMP => {
             if rfc1071(&[segment]) != 0 {
                 return Some("ICMP checksum".into());

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::{LinkSlice, NetSlice, SlicedPacket, TransportSlice};
+use etherparse::{IpNumber, LinkSlice, NetSlice, SlicedPacket, TransportSlice};
 
 use super::Macs;
 
@@ -21,6 +21,11 @@ pub enum Layer4 {
     },
     /// A UDP datagram.
     Udp,
+    /// An SCTP packet; what it carries begins behind its first chunk's header.
+    Sctp {
+        /// Type of the first chunk.
+        chunk: u8,
+    },
     /// An ICMP or ICMPv6 message.
     Icmp {
         /// Its type.
@@ -49,7 +54,7 @@ pub struct Parsed {
     pub payload: Vec<u8>,
 }
 
-/// Reads an unfragmented TCP, UDP, ICMP or ICMPv6 packet; none for all else.
+/// Reads an unfragmented TCP, UDP, SCTP, ICMP or ICMPv6 packet; none for all else.
 pub fn parse(frame: &[u8], ethernet: bool) -> Option<Parsed> {
     let sliced =
         if ethernet { SlicedPacket::from_ethernet(frame) } else { SlicedPacket::from_ip(frame) };
@@ -86,17 +91,24 @@ pub fn parse(frame: &[u8], ethernet: bool) -> Option<Parsed> {
             let quote = message.get(8..)?.to_vec();
             ((0, 0), Layer4::Icmp { kind: message[0], code: message[1], quote }, Vec::new())
         }
-        Some(TransportSlice::Igmp(_)) | None => return None,
+        None => {
+            let ip = sliced.ip_payload().filter(|ip| ip.ip_number == IpNumber::SCTP)?;
+            let &[a, b, c, d, .., chunk, _, _, _] = ip.payload.get(..16)? else { return None };
+            let ports = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            (ports, Layer4::Sctp { chunk }, ip.payload[16..].to_vec())
+        }
+        Some(TransportSlice::Igmp(_)) => return None,
     };
     let (src, dst) = (SocketAddr::new(src, ports.0), SocketAddr::new(dst, ports.1));
     Some(Parsed { macs, src, dst, ttl, layer4, payload })
 }
 
 impl Parsed {
-    /// The TCP flags, or 0.
+    /// The TCP flags, what stands for them in SCTP, or 0.
     pub const fn tcp_flags(&self) -> u8 {
         match self.layer4 {
             Layer4::Tcp { flags, .. } => flags,
+            Layer4::Sctp { chunk } => lb_common::sctp::flags(chunk),
             Layer4::Udp | Layer4::Icmp { .. } => 0,
         }
     }

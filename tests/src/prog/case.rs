@@ -1,10 +1,12 @@
-//! One table, many shapes: each scenario runs for both families, TCP and UDP,
+//! One table, many shapes: each scenario runs for both families, every protocol,
 //! with and without a MAC header. A [`Case`] says which, and names addresses
 //! and packets accordingly.
 
 use std::net::{IpAddr, SocketAddr};
 
+use lb_common::sctp::chunk;
 use lb_common::tcp::flag;
+use lb_userspace::desired::Protocol;
 
 use super::context::Context;
 use super::net::{Port, UPLINK};
@@ -17,8 +19,8 @@ use lb_common::Verdict;
 pub struct Case {
     /// IPv6, not IPv4.
     pub v6: bool,
-    /// TCP, not UDP.
-    pub tcp: bool,
+    /// Protocol.
+    pub protocol: Protocol,
     /// Frames begin with the IP header.
     pub l3: bool,
 }
@@ -26,7 +28,8 @@ pub struct Case {
 impl Case {
     /// Every case.
     pub fn all() -> impl Iterator<Item = Self> {
-        (0..8).map(|n| Self { v6: n & 1 != 0, tcp: n & 2 != 0, l3: n & 4 != 0 })
+        let protocols = [Protocol::Udp, Protocol::Tcp, Protocol::Sctp];
+        (0..12).map(move |n| Self { v6: n & 1 != 0, protocol: protocols[n / 4], l3: n & 2 != 0 })
     }
 
     /// Those with a MAC header.
@@ -36,7 +39,28 @@ impl Case {
 
     /// IP protocol number.
     pub const fn proto(self) -> u8 {
-        if self.tcp { 6 } else { 17 }
+        self.protocol.number()
+    }
+
+    /// Whether it is TCP.
+    pub const fn is_tcp(self) -> bool {
+        matches!(self.protocol, Protocol::Tcp)
+    }
+
+    /// Whether packets say where a connection begins and ends.
+    pub const fn connects(self) -> bool {
+        lb_common::proto::connects(self.proto())
+    }
+
+    /// Likewise with another protocol.
+    #[must_use]
+    pub const fn other_protocol(self) -> Self {
+        let protocol = match self.protocol {
+            Protocol::Udp => Protocol::Tcp,
+            Protocol::Tcp => Protocol::Sctp,
+            Protocol::Sctp => Protocol::Udp,
+        };
+        Self { protocol, ..self }
     }
 
     /// The TC program for packets that enter.
@@ -100,7 +124,7 @@ impl Case {
 
     /// The first packet of a connection or exchange.
     pub fn open(self, src: SocketAddr, dst: SocketAddr) -> Packet {
-        if self.tcp { Packet::tcp(src, dst, flag::SYN) } else { Packet::udp(src, dst) }
+        self.segment(src, dst, flag::SYN)
     }
 
     /// The answer to [`Case::open`].
@@ -113,9 +137,14 @@ impl Case {
         self.segment(src, dst, flag::ACK).payload(b"some data, odd length")
     }
 
-    /// A TCP segment with these flags, or a datagram.
+    /// A TCP segment with these flags, a datagram, or an SCTP packet whose chunk
+    /// says what the flags say.
     pub fn segment(self, src: SocketAddr, dst: SocketAddr, flags: u8) -> Packet {
-        if self.tcp { Packet::tcp(src, dst, flags) } else { Packet::udp(src, dst) }
+        match self.protocol {
+            Protocol::Tcp => Packet::tcp(src, dst, flags),
+            Protocol::Udp => Packet::udp(src, dst),
+            Protocol::Sctp => Packet::sctp(src, dst, chunk_of(flags)),
+        }
     }
 
     /// A packet that enters by an interface.
@@ -155,6 +184,22 @@ impl Case {
     fn step(self, rig: &mut Rig, prog: Prog, by: Port, packet: Packet) -> Step {
         let outcome = rig.run(prog, by.index, &packet.bytes());
         Step { case: self, prog, packet, outcome }
+    }
+}
+
+/// The type of the chunk that says what a TCP segment with these flags says.
+const fn chunk_of(flags: u8) -> u8 {
+    const DATA: u8 = 0;
+    if flags & flag::RST != 0 {
+        chunk::ABORT
+    } else if flags & (flag::SYN | flag::ACK) == flag::SYN {
+        chunk::INIT
+    } else if flags & flag::SYN != 0 {
+        chunk::INIT_ACK
+    } else if flags & flag::FIN != 0 {
+        chunk::SHUTDOWN
+    } else {
+        DATA
     }
 }
 

@@ -78,8 +78,11 @@ fn plausible(random: &mut Random, world: &World) -> Packet {
         dst.set_port(u16::try_from(random.below(1 << 16)).expect("16 bits"));
     }
     let flags = random.pick(&[flag::SYN, flag::ACK, flag::FIN | flag::ACK, flag::RST, 0xff, 0]);
-    let tcp = random.one_in(2);
-    let mut packet = if tcp { Packet::tcp(src, dst, flags) } else { Packet::udp(src, dst) };
+    let mut packet = match random.below(3) {
+        0 => Packet::tcp(src, dst, flags),
+        1 => Packet::udp(src, dst),
+        _ => Packet::sctp(src, dst, random.pick(&[0, 1, 1, 2, 3, 6, 7, 8, 10, 11, 14, 255])),
+    };
     let long = if random.one_in(4) { 1900 } else { 40 };
     packet.payload = vec![0; random.below(long)];
     random.fill(&mut packet.payload);

@@ -3,6 +3,7 @@
 
 use lb_common::tcp::flag;
 use lb_common::value::backend_state;
+use lb_userspace::desired::Protocol;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -51,7 +52,7 @@ pub(crate) enum Op {
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     pub(crate) v6: bool,
-    pub(crate) tcp: bool,
+    pub(crate) protocol: Protocol,
     pub(crate) services: Vec<Spec>,
     pub(crate) ops: Vec<Op>,
 }
@@ -91,6 +92,7 @@ fn op() -> impl Strategy<Value = Op> {
 pub(crate) fn scenarios() -> impl Strategy<Value = Scenario> {
     let spec = (any::<[bool; POOL]>(), any::<bool>())
         .prop_map(|(endpoints, random)| Spec { endpoints, random });
-    (any::<bool>(), any::<bool>(), vec(spec, 1..4), vec(op(), 1..120))
-        .prop_map(|(v6, tcp, services, ops)| Scenario { v6, tcp, services, ops })
+    let protocol = select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
+    (any::<bool>(), protocol, vec(spec, 1..4), vec(op(), 1..120))
+        .prop_map(|(v6, protocol, services, ops)| Scenario { v6, protocol, services, ops })
 }

@@ -36,7 +36,7 @@ enum Onward {
 impl World {
     pub(crate) fn new(rig: &mut Rig, scenario: &Scenario) -> Self {
         rig.reset();
-        let case = Case { v6: scenario.v6, tcp: scenario.tcp, l3: false };
+        let case = Case { v6: scenario.v6, protocol: scenario.protocol, l3: false };
         let at = |node, n| case.pod(node, n, 8080);
         let pool = [at(1, 10), at(1, 20), at(2, 10), at(2, 11), at(3, 10), at(5, 10)];
         let edges = [POD, POD_2, UPLINK, UPLINK, UPLINK_2, TUNNEL];

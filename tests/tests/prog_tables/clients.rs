@@ -192,7 +192,7 @@ fn source_ranges_guard_the_load_balancers_address_alone() {
                 ..lb_common::Frontend::default()
             },
         );
-        if case.tcp {
+        if case.connects() {
             case.enter(&mut rig, UPLINK, &case.data(client, vip)).tuple(Verdict::Forwarded);
         }
     }

@@ -64,7 +64,7 @@ impl Pair {
     /// Ends the flow: FINs, or two minutes of silence.
     fn close(self, rig: &mut Rig, source: SocketAddr) {
         let Self { case, client, front, backend } = self;
-        if case.tcp {
+        if case.connects() {
             let fin = flag::FIN | flag::ACK;
             case.enter(rig, POD_2, &case.segment(client, front, fin));
             case.leave(rig, POD_2, &case.segment(backend, source, fin));
@@ -200,7 +200,7 @@ fn another_service_takes_over_the_tuple_of_a_closed_flow() {
 #[test]
 fn taking_over_a_closed_tuple_leaves_the_ports_live_connection_alone() {
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all().filter(|case| case.tcp) {
+    for case in Case::all().filter(|case| case.connects()) {
         for direct in [true, false] {
             rig.reset();
             let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
@@ -223,7 +223,7 @@ fn taking_over_a_closed_tuple_leaves_the_ports_live_connection_alone() {
 #[test]
 fn a_half_closed_connection_that_fell_silent_gives_its_tuple_away() {
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all().filter(|case| case.tcp) {
+    for case in Case::all().filter(|case| case.connects()) {
         for half_closed in [true, false] {
             rig.reset();
             let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));

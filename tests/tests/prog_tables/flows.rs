@@ -55,11 +55,11 @@ impl World {
 }
 
 fn tcp() -> impl Iterator<Item = Case> {
-    Case::all().filter(|case| case.tcp)
+    Case::all().filter(|case| case.connects())
 }
 
 fn udp() -> impl Iterator<Item = Case> {
-    Case::all().filter(|case| !case.tcp)
+    Case::all().filter(|case| !case.connects())
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn states<A: Family>(rig: &mut Rig, case: Case) {
             assert!(flow.last_used > 0, "{case:?}: {flow:?}");
         }
     };
-    let tcp = |bits: u8| if case.tcp { bits } else { 0 };
+    let tcp = |bits: u8| if case.connects() { bits } else { 0 };
     check(rig, tcp(state::REPLIED));
     world.client_sends(rig, flag::FIN | flag::ACK, at);
     check(rig, tcp(state::REPLIED | state::CLIENT_FIN));

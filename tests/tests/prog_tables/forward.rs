@@ -5,6 +5,7 @@ use lb_tests::packet::{Extension, Packet, Transport};
 use lb_tests::prog::context::{Context, Gso};
 use lb_tests::prog::net::{POD, POD_2};
 use lb_tests::prog::{Case, Installed, Rig, ServiceSpec};
+use lb_userspace::desired::Protocol;
 use std::net::SocketAddr;
 
 fn install(rig: &mut Rig, case: Case, backends: &[SocketAddr]) -> Installed {
@@ -61,7 +62,7 @@ fn shapes(case: Case, packet: &Packet) -> Vec<Packet> {
             shapes.push(Packet { ip_options: [1, 1, 1, 0].repeat(words), ..plain() });
         }
     }
-    if case.tcp {
+    if case.is_tcp() {
         if let Transport::Tcp { flags, seq, ack, .. } = packet.transport {
             for words in [1, 5, 10] {
                 let options = [1, 1, 1, 0].repeat(words);
@@ -71,7 +72,7 @@ fn shapes(case: Case, packet: &Packet) -> Vec<Packet> {
                 });
             }
         }
-    } else if !case.v6 {
+    } else if case.protocol == Protocol::Udp && !case.v6 {
         shapes.push(Packet { transport: Transport::Udp { checksum: false }, ..plain() });
     }
     shapes
@@ -114,7 +115,7 @@ fn every_shape_can_open_a_flow() {
 #[test]
 fn a_datagram_whose_sum_becomes_zero_carries_all_ones() {
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all().filter(|case| !case.tcp) {
+    for case in Case::all().filter(|case| !case.connects()) {
         let (client, vip, backend) =
             (case.pod(1, 20, 4000), case.vip(1, 80), case.pod(1, 10, 8080));
         install(&mut rig, case, &[backend]);
@@ -173,7 +174,7 @@ fn both_directions_are_counted_for_service_and_backend() {
 #[test]
 fn a_packet_that_the_device_will_cut_counts_as_its_segments() {
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all().filter(|case| case.tcp) {
+    for case in Case::all().filter(|case| case.is_tcp()) {
         let (client, vip, backend) =
             (case.pod(1, 20, 4000), case.vip(1, 80), case.pod(1, 10, 8080));
         let rows = install(&mut rig, case, &[backend]);
@@ -225,7 +226,7 @@ fn a_dual_stack_service_keeps_the_families_apart() {
 fn tcp_and_udp_on_the_same_port_are_two_services() {
     let Some(mut rig) = Rig::take() else { return };
     for case in Case::all() {
-        let other = Case { tcp: !case.tcp, ..case };
+        let other = case.other_protocol();
         let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 53));
         for (proto, backend) in [(case, case.pod(1, 10, 53)), (other, case.pod(1, 11, 5353))] {
             rig.install(&ServiceSpec {

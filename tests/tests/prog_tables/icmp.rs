@@ -6,13 +6,14 @@ use lb_common::{Frontend, Verdict};
 use lb_tests::packet::{Extension, Fragment, Packet};
 use lb_tests::prog::net::{POD, POD_2, PORTS, UPLINK, UPLINK_2};
 use lb_tests::prog::{Case, Rig, action};
+use lb_userspace::desired::Protocol;
 use std::net::SocketAddr;
 
 use crate::refuse::refused;
 
-/// Protocol numbers that are neither TCP, UDP nor ICMP: SCTP, ESP, GRE, VRRP,
-/// IPIP, UDP-Lite, no next header, reserved.
-const OTHERS: [u8; 8] = [132, 50, 47, 112, 4, 136, 59, 255];
+/// Protocol numbers that are neither Services' nor ICMP: ESP, GRE, VRRP, IPIP,
+/// UDP-Lite, no next header, reserved.
+const OTHERS: [u8; 7] = [50, 47, 112, 4, 136, 59, 255];
 
 /// A ClusterIP and an external address with one port each.
 fn install(rig: &mut Rig, case: Case) {
@@ -189,7 +190,13 @@ fn nothing_to_a_cluster_ip_goes_on_for_being_unreadable() {
         let frame = packet.clone().macs(POD_2.entering()).bytes();
         let headers = 14 + if case.v6 { 40 } else { 20 };
         // A test run takes no less than an IP header.
-        for len in headers..headers + if case.tcp { 20 } else { 8 } {
+        let least = match case.protocol {
+            Protocol::Tcp => 20,
+            Protocol::Udp => 8,
+            // With the header of a chunk.
+            Protocol::Sctp => 16,
+        };
+        for len in headers..headers + least {
             let outcome = rig.run(case.ingress(), POD_2.index, &frame[..len]);
             assert_eq!(outcome.verdict, Verdict::RefusedUnknownPort, "{case:?}, {len} bytes");
             let outcome = rig.run(case.egress(), UPLINK.index, &frame[..len]);

@@ -4,7 +4,6 @@ use lb_common::tcp::flag;
 use lb_common::value::backend_state;
 use lb_common::{Hook, Verdict};
 use lb_tests::balance::{Scene, WEIGHTS};
-use lb_tests::packet::Packet;
 use lb_tests::prog::net::POD_2;
 use lb_tests::prog::{Case, Installed, Rig, ServiceSpec};
 use lb_userspace::desired::Policy;
@@ -32,18 +31,18 @@ fn counts(rig: &Rig, installed: &Installed) -> Vec<u64> {
 }
 
 fn send(rig: &mut Rig, case: Case, client: SocketAddr, flags: u8) {
-    case.enter(rig, POD_2, &Packet::tcp(client, case.vip(1, 80), flags));
+    case.enter(rig, POD_2, &case.segment(client, case.vip(1, 80), flags));
 }
 
 fn answer(rig: &mut Rig, case: Case, backend: SocketAddr, client: SocketAddr, flags: u8) {
-    case.leave(rig, POD_2, &Packet::tcp(backend, client, flags));
+    case.leave(rig, POD_2, &case.segment(backend, client, flags));
 }
 
 #[test]
 fn a_connection_counts_until_both_sides_have_closed_it_and_no_end_counts_twice() {
     const FIN: u8 = flag::FIN | flag::ACK;
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all().filter(|case| case.tcp) {
+    for case in Case::all().filter(|case| case.connects()) {
         rig.reset();
         let installed = install(&mut rig, case, Policy::LeastConnections, &[1]);
         let clients: Vec<_> = (0..4).map(|n| case.pod(1, 20, 4_000 + n)).collect();
@@ -94,7 +93,7 @@ fn only_services_with_the_policy_count_and_only_their_flows() {
         let direct = case.open(case.pod(1, 20, 4_002), case.pod(1, 30, 8080));
         case.enter(&mut rig, POD_2, &direct);
         assert_eq!(counts(&rig, &installed), [1], "{case:?}");
-        if case.tcp {
+        if case.connects() {
             send(&mut rig, case, case.pod(1, 20, 4_002), flag::RST);
             // From the time before: the agent has counted it meanwhile, or not.
             send(&mut rig, case, case.pod(1, 20, 4_000), flag::RST);
@@ -107,7 +106,7 @@ fn only_services_with_the_policy_count_and_only_their_flows() {
 #[test]
 fn a_connection_to_whom_had_the_row_before_takes_nothing_from_its_new_owner() {
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all().filter(|case| case.tcp) {
+    for case in Case::all().filter(|case| case.connects()) {
         rig.reset();
         let installed = install(&mut rig, case, Policy::LeastConnections, &[1]);
         open(&mut rig, case, case.pod(1, 20, 4_000));

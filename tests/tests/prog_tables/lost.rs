@@ -107,7 +107,7 @@ fn a_lost_restore_row_is_made_again_by_the_clients_next_packet() {
 #[test]
 fn a_closed_flow_is_not_mended() {
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all().filter(|case| case.tcp) {
+    for case in Case::all().filter(|case| case.connects()) {
         let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
         let backend = case.pod(1, 10, 8080);
         install(&mut rig, case, &[backend]);

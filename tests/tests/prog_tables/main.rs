@@ -1,5 +1,5 @@
 //! Single packets through the BPF programs: what goes in, what comes out, what
-//! was counted. Every scenario runs for IPv4 and IPv6, TCP and UDP, and for
+//! was counted. Every scenario runs for IPv4 and IPv6, each protocol, and for
 //! devices with and without a MAC header.
 #![expect(
     clippy::expect_used,
@@ -22,6 +22,7 @@ mod loopback;
 mod lost;
 mod policy;
 mod refuse;
+mod sctp;
 mod snat;
 mod stranger;
 mod xdp;

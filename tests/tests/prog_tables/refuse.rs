@@ -55,7 +55,10 @@ pub(crate) fn refused(step: &Step, verdict: Verdict) {
             let total = link + ip_header + 20;
             assert_eq!(step.outcome.frame.len(), total, "{}", step.describe());
         }
-        Transport::Udp { .. } | Transport::Icmp { .. } | Transport::Other { .. } => {
+        Transport::Udp { .. }
+        | Transport::Sctp { .. }
+        | Transport::Icmp { .. }
+        | Transport::Other { .. } => {
             let (kind, code, most) =
                 if packet.src.is_ipv4() { (3, 3, QUOTE_MAX_V4) } else { (1, 4, QUOTE_MAX_V6) };
             let bytes = packet.bytes();
@@ -108,7 +111,7 @@ fn a_backend_that_may_not_take_anything_new_is_none() {
 fn an_unknown_port_of_a_cluster_ip_refuses_and_one_of_a_node_passes() {
     let Some(mut rig) = Rig::take() else { return };
     for case in Case::all() {
-        let other = Case { tcp: !case.tcp, ..case };
+        let other = case.other_protocol();
         without_backends(&mut rig, case);
         let client = case.pod(1, 20, 4000);
         for port in [1, 79, 81, 30_080, 40_500, 65_535] {
@@ -130,7 +133,7 @@ fn an_unknown_port_of_a_cluster_ip_refuses_and_one_of_a_node_passes() {
 #[test]
 fn segments_of_every_kind_are_answered_as_the_standard_says() {
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all().filter(|case| case.tcp) {
+    for case in Case::all().filter(|case| case.is_tcp()) {
         without_backends(&mut rig, case);
         let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
         for flags in [
@@ -185,7 +188,7 @@ fn options_and_long_packets_are_answered_too() {
 #[test]
 fn a_reset_is_never_answered() {
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::all().filter(|case| case.tcp) {
+    for case in Case::all().filter(|case| case.is_tcp()) {
         without_backends(&mut rig, case);
         let client = case.pod(1, 20, 4000);
         for port in [80, 81] {

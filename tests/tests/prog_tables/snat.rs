@@ -235,7 +235,7 @@ fn the_port_of_a_flow_that_is_over_serves_the_next() {
             let answer = case.accept(backend, source);
             case.enter(&mut rig, UPLINK, &answer).became(Verdict::SourceRestored, backend, client);
             case.leave(&mut rig, UPLINK, &case.accept(backend, client)).returned_from(front);
-            if case.tcp {
+            if case.connects() {
                 let fin = case.segment(client, front, flag::FIN | flag::ACK);
                 case.enter(&mut rig, UPLINK, &fin).forwarded_to(backend);
                 let fin = case.segment(backend, client, flag::FIN | flag::ACK);
@@ -252,7 +252,7 @@ fn the_port_of_a_flow_that_is_over_serves_the_next() {
 #[test]
 fn the_port_of_a_flow_that_has_just_closed_rests_while_others_are_free() {
     let Some(mut rig) = Rig::take_scarce() else { return };
-    for case in Case::all().filter(|case| case.tcp) {
+    for case in Case::all().filter(|case| case.connects()) {
         let (front, backend) = (case.node(UPLINK, 30_080), case.pod(2, 10, 8080));
         for _ in 0..4 {
             node_port(&mut rig, case, &[backend]);
@@ -273,7 +273,7 @@ fn the_port_of_a_flow_that_has_just_closed_rests_while_others_are_free() {
 #[test]
 fn a_port_that_a_socket_of_the_node_uses_is_left_to_it() {
     let Some(mut rig) = Rig::take_scarce() else { return };
-    for case in Case::ethernet().filter(|case| !case.tcp) {
+    for case in Case::ethernet().filter(|case| !case.connects()) {
         let (front, backend) = (case.node(UPLINK, 30_080), case.pod(2, 10, 8080));
         node_port(&mut rig, case, &[backend]);
         let taken: Vec<UdpSocket> = SCARCE_PORTS

@@ -9,6 +9,7 @@ use lb_tests::prog::net::{NODE_2_MAC, NODE_3_MAC, POD, TUNNEL, UPLINK, UPLINK_2}
 use lb_tests::prog::{
     Case, Installed, Prog, Rig, SCARCE_PORTS, SNAT_PORTS, ServiceSpec, Step, action,
 };
+use lb_userspace::desired::Protocol;
 use std::net::SocketAddr;
 
 fn node_port(rig: &mut Rig, case: Case, backends: &[SocketAddr]) -> Installed {
@@ -172,7 +173,7 @@ fn refusals_are_left_to_tc() {
 #[test]
 fn a_reset_without_a_flow_ends_here() {
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::ethernet().filter(|case| case.tcp) {
+    for case in Case::ethernet().filter(|case| case.connects()) {
         node_port(&mut rig, case, &[same_way(case)]);
         let packet = case.segment(client(case), front(case), flag::RST);
         let step = case.xdp(&mut rig, UPLINK, &packet);
@@ -234,7 +235,7 @@ fn what_surrounds_addresses_and_ports_stays_as_it_is() {
             let options = vec![1; 40];
             packets
                 .push(Packet { transport: Transport::Tcp { flags, seq, ack, options }, ..plain() });
-        } else if !case.v6 {
+        } else if case.protocol == Protocol::Udp && !case.v6 {
             packets.push(Packet { transport: Transport::Udp { checksum: false }, ..plain() });
         }
         for packet in packets {
@@ -250,12 +251,12 @@ fn what_surrounds_addresses_and_ports_stays_as_it_is() {
 #[test]
 fn a_partial_checksum_is_handed_over() {
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::ethernet() {
+    for case in Case::ethernet().filter(|case| case.protocol != Protocol::Sctp) {
         node_port(&mut rig, case, &[same_way(case)]);
         let packet = case.open(client(case), front(case)).macs(UPLINK.entering());
         let mut frame = packet.bytes();
         let transport = if case.v6 { 54 } else { 34 };
-        let at = transport + if case.tcp { 16 } else { 6 };
+        let at = transport + if case.is_tcp() { 16 } else { 6 };
         frame[at..at + 2].copy_from_slice(&[0, 0]);
         let src_dst = if case.v6 { &frame[22..54] } else { &frame[26..34] };
         let len = u16::try_from(frame.len() - transport).expect("a packet").to_be_bytes();
@@ -329,7 +330,7 @@ fn connections_stay_with_a_backend_that_leaves_and_datagrams_go() {
         let data = case.data(client(case), front(case));
         turned(&case.xdp(&mut rig, UPLINK, &data), case, first);
         rig.set_backend_state(rows.backends[at], backend_state::REMOVED);
-        let stays = if case.tcp { first } else { backends[1 - at] };
+        let stays = if case.connects() { first } else { backends[1 - at] };
         turned(&case.xdp(&mut rig, UPLINK, &data), case, stays);
     }
 }
@@ -337,7 +338,7 @@ fn connections_stay_with_a_backend_that_leaves_and_datagrams_go() {
 #[test]
 fn a_connection_that_xdp_saw_closing_is_closed() {
     let Some(mut rig) = Rig::take() else { return };
-    for case in Case::ethernet().filter(|case| case.tcp) {
+    for case in Case::ethernet().filter(|case| case.connects()) {
         let backends = [same_way(case), case.pod(2, 11, 8080)];
         node_port(&mut rig, case, &backends);
         let open = case.open(client(case), front(case));
@@ -375,7 +376,7 @@ fn when_every_port_is_taken_the_frame_is_dropped_and_ports_of_closed_flows_serve
             .collect();
         assert_eq!(served.len(), SCARCE_PORTS.len(), "{case:?}");
         assert_eq!(rig.no_port(service) - before, 36, "{case:?}");
-        if case.tcp {
+        if case.connects() {
             for n in served {
                 let reset = case.segment(case.outside(n, 4000), front(case), flag::RST);
                 case.xdp(&mut rig, UPLINK, &reset);

@@ -4,9 +4,9 @@ use super::error::MapsError;
 use super::{capacity, typed};
 use aya::maps::{HashMap, MapData, MapError};
 use lb_common::key::place;
-use lb_common::{BePort, Frontend, FrontendKey, V4, V6, names};
+use lb_common::{BePort, Frontend, FrontendKey, V4, V6, names, proto};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Key of a frontend of either family; port and protocol 0 mean the address as
 /// a whole.
@@ -62,12 +62,10 @@ impl<A: Into<IpAddr>> From<FrontendKey<A>> for FrontendId {
 
 impl fmt::Display for FrontendId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match self.proto {
-            6 => "TCP",
-            17 => "UDP",
-            _ => return write!(f, "address {}", self.addr),
-        };
-        write!(f, "{} {protocol}", std::net::SocketAddr::new(self.addr, self.port))
+        match proto::name(self.proto) {
+            Some(protocol) => write!(f, "{} {protocol}", SocketAddr::new(self.addr, self.port)),
+            None => write!(f, "address {}", self.addr),
+        }
     }
 }
 
