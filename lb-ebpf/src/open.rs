@@ -3,13 +3,14 @@
 //! Only flows of Services with this policy are counted, so that the others
 //! need no line of memory that all CPUs write. A flow counts from its first
 //! packet until both sides have closed it or one has reset it, or until its
-//! rows are given to another. Flows of datagrams, whoever ends unseen, and
+//! rows are given to another; a connected socket of this node counts until it is
+//! closed. Flows of datagrams, whoever ends unseen, and
 //! those that began before their Service took up the policy: the agent puts
 //! them right whenever it has walked through all flows.
 
-use lb_common::Flow;
 use lb_common::flow::flag;
 use lb_common::value::policy;
+use lb_common::{Flow, SocketPeer};
 
 use crate::atomic;
 use crate::family::Family;
@@ -25,6 +26,20 @@ pub(crate) fn connections(backend: u32) -> u64 {
     LB_OPEN.get(backend).copied().unwrap_or(0)
 }
 
+/// A socket of this node has connected to whom it was given.
+#[inline(always)]
+pub(crate) fn socket_began(given: &SocketPeer) {
+    count_up(given.service, given.backend);
+}
+
+/// That socket is closed, or connects anew.
+#[inline(always)]
+pub(crate) fn socket_ended(given: &SocketPeer) {
+    if is_counted(given.service) {
+        count_down(given.backend, given.generation);
+    }
+}
+
 /// Whether connections of this Service are counted.
 #[inline(always)]
 fn is_counted(service: u32) -> bool {
@@ -36,8 +51,13 @@ fn is_counted(service: u32) -> bool {
 /// A flow of a Service has begun.
 #[inline(always)]
 pub(crate) fn began<A: Family>(flow: &Flow<A>) {
-    if is_counted(flow.service)
-        && let Some(open) = counter(flow.backend)
+    count_up(flow.service, flow.backend);
+}
+
+#[inline(always)]
+fn count_up(service: u32, backend: u32) {
+    if is_counted(service)
+        && let Some(open) = counter(backend)
     {
         // SAFETY: `counter` gives a valid, aligned element.
         unsafe { atomic::add(open, 1) };
@@ -53,12 +73,19 @@ pub(crate) fn ended<A: Family>(row: &mut Flow<A>) {
     }
     // SAFETY: the word that holds these bytes is inside the row, and aligned.
     let before = unsafe { atomic::set((&raw mut row.tcp).cast(), ENDED) };
-    let backend = LB_BACKENDS.get(row.backend);
-    if before & ENDED != 0 || backend.is_none_or(|backend| backend.generation != row.generation) {
+    if before & ENDED == 0 {
+        count_down(row.backend, row.generation);
+    }
+}
+
+/// Takes one off the backend's number, while the row is still the backend's.
+#[inline(always)]
+fn count_down(backend: u32, generation: u32) {
+    if LB_BACKENDS.get(backend).is_none_or(|row| row.generation != generation) {
         return;
     }
     // The agent may have put a lower number in between.
-    if let Some(open) = counter(row.backend)
+    if let Some(open) = counter(backend)
         // SAFETY: a valid element.
         && unsafe { open.read_volatile() } != 0
     {

@@ -11,7 +11,7 @@ use lb_common::{Frontend, SocketKey, SocketName, SocketPeer, V4, V6, Verdict};
 use crate::maps::{LB_SOCKET_NAMES, LB_SOCKET_PEERS, LB_SOCKETS_TCP, LB_SOCKETS_UDP};
 use crate::sock_addr::{self, Caller, Form, caller, is_own};
 use crate::sock_choose::{backend, frontend, holds, note_refusal};
-use crate::{filter, stats};
+use crate::{filter, open, stats};
 
 /// The call goes on, with what is in the context.
 const PROCEED: i32 = 1;
@@ -83,6 +83,9 @@ fn connect_to<F: Form>(
     }
     stats::chosen(&given);
     F::set_name(ctx.sock_addr, given.peer);
+    if remembered.is_ok() {
+        open::socket_began(&given);
+    }
     Verdict::Forwarded
 }
 
@@ -203,14 +206,20 @@ fn may_be_backend(caller: &Caller, name: SocketName) -> bool {
 /// What the connected socket dialled, if this is what it got.
 #[inline(always)]
 fn dialled(caller: &Caller, name: SocketName) -> Option<SocketName> {
-    let row: Option<SocketPeer> = if caller.proto == TCP {
+    let row = connected(caller.cookie, caller.proto);
+    row.filter(|row| row.peer == name).map(|row| row.frontend)
+}
+
+/// Whom a connected socket was given.
+#[inline(always)]
+fn connected(cookie: u64, proto: u8) -> Option<SocketPeer> {
+    if proto == UDP {
         // SAFETY: the row is copied at once; only this socket's calls change it.
-        unsafe { LB_SOCKETS_TCP.get(&caller.cookie) }.copied()
+        unsafe { LB_SOCKETS_UDP.get(&cookie) }.copied()
     } else {
         // SAFETY: as above.
-        unsafe { LB_SOCKETS_UDP.get(&caller.cookie) }.copied()
-    };
-    row.filter(|row| row.peer == name).map(|row| row.frontend)
+        unsafe { LB_SOCKETS_TCP.get(&cookie) }.copied()
+    }
 }
 
 /// A socket is closed. That is no call that could be translated: it has no
@@ -232,6 +241,10 @@ pub(crate) fn release(ctx: &SockContext) -> i32 {
 /// Removes the row of a connected socket, if it has one.
 #[inline(always)]
 fn forget(cookie: u64, proto: u8) {
-    let _ =
+    let Some(given) = connected(cookie, proto) else { return };
+    let removed =
         if proto == UDP { LB_SOCKETS_UDP.remove(&cookie) } else { LB_SOCKETS_TCP.remove(&cookie) };
+    if removed.is_ok() {
+        open::socket_ended(&given);
+    }
 }

@@ -21,6 +21,15 @@ pub(crate) trait Form {
     fn set_name(sock: *mut bpf_sock_addr, name: SocketName);
 }
 
+/// The same context, by way of memory: the compiler would keep pointers to
+/// fields that were read before, and the verifier takes the context's own only.
+#[inline(always)]
+fn afresh(sock: *mut bpf_sock_addr) -> *mut bpf_sock_addr {
+    let kept = sock;
+    // SAFETY: a local variable.
+    unsafe { (&raw const kept).read_volatile() }
+}
+
 /// Hooks whose name ends in 4.
 pub(crate) struct Form4;
 /// Hooks whose name ends in 6; IPv4 addresses come in the mapped form.
@@ -70,6 +79,7 @@ impl Form for Form4 {
 
     #[inline(always)]
     fn set_name(sock: *mut bpf_sock_addr, name: SocketName) {
+        let sock = afresh(sock);
         // SAFETY: as above; the last word of a mapped address is the IPv4 one.
         store(unsafe { &raw mut (*sock).user_ip4 }, name.addr.0[3]);
         set_port(sock, name.port);
@@ -85,6 +95,7 @@ impl Form for Form6 {
 
     #[inline(always)]
     fn set_name(sock: *mut bpf_sock_addr, name: SocketName) {
+        let sock = afresh(sock);
         let [a, b, c, d] = name.addr.0;
         store(word(sock, 0), a);
         store(word(sock, 1), b);

@@ -3,10 +3,10 @@
 //! hosts vanish, rows are evicted, and a Service that takes up the policy
 //! least-connections has flows that nobody counted.
 
-use crate::dataplane::maps::{Maps, MapsError};
+use crate::dataplane::maps::{ConnectedSockets, Maps, MapsError};
 use lb_common::flow::flag;
 use lb_common::value::policy;
-use lb_common::{Address, Direction, Flow, FlowKey};
+use lb_common::{Address, Direction, Flow, FlowKey, SocketPeer};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Counts flows while somebody walks through the flow tables.
@@ -71,6 +71,27 @@ impl Recount {
         }
     }
 
+    /// Sockets of this node that are connected: their packets make no flows.
+    pub(super) fn see_sockets(&mut self, tables: &[ConnectedSockets]) -> Result<(), MapsError> {
+        if self.backends.is_empty() {
+            return Ok(());
+        }
+        for table in tables {
+            for (_, given) in table.rows()? {
+                self.see_socket(&given);
+            }
+        }
+        Ok(())
+    }
+
+    fn see_socket(&mut self, given: &SocketPeer) {
+        if let Some(seen) = self.backends.get_mut(&given.backend)
+            && seen.generation == given.generation
+        {
+            seen.flows += 1;
+        }
+    }
+
     /// Backends whose number is wrong, with the right one; `after` is what the
     /// programs have counted until now. Connections come and go during the
     /// walk: a number that the programs had meanwhile stays.
@@ -124,7 +145,10 @@ mod tests {
             recount.see(&flow.forward_key(), &flow, NOW);
             recount.see(&flow.reverse_key(), &flow, NOW);
         }
-        assert_eq!(recount.corrections(|_| 9), [(7, 3), (8, 0)]);
+        let given = SocketPeer { backend: 7, generation: 2, ..SocketPeer::default() };
+        recount.see_socket(&given);
+        recount.see_socket(&SocketPeer { generation: 1, ..given });
+        assert_eq!(recount.corrections(|_| 9), [(7, 4), (8, 0)]);
     }
 
     #[test]

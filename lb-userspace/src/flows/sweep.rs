@@ -10,7 +10,9 @@
 
 use super::RowKind;
 use super::recount::Recount;
-use crate::dataplane::maps::{BackendTable, FlowFamily, FlowRows, FlowTable, Maps, MapsError};
+use crate::dataplane::maps::{
+    BackendTable, ConnectedSockets, FlowFamily, FlowRows, FlowTable, Maps, MapsError,
+};
 use lb_common::flow::{IDLE_TRANSIENT, Stage, flag};
 use lb_common::value::backend_state;
 use lb_common::{Flow, FlowKey, V4, V6};
@@ -79,6 +81,7 @@ pub struct Sweeper {
     maps: Maps,
     v4: FlowTable<V4>,
     v6: FlowTable<V6>,
+    sockets: [ConnectedSockets; 2],
     round: u32,
 }
 
@@ -89,6 +92,7 @@ impl Sweeper {
             maps: Maps::open(pin_dir)?,
             v4: FlowTable::open(pin_dir)?,
             v6: FlowTable::open(pin_dir)?,
+            sockets: ConnectedSockets::open_both(pin_dir)?,
             round: 0,
         })
     }
@@ -107,6 +111,7 @@ impl Sweeper {
         let count = &mut recount;
         Sweep { table: &mut self.v4, backends, now, thorough }.all(&mut swept, count)?;
         Sweep { table: &mut self.v6, backends, now, thorough }.all(&mut swept, count)?;
+        recount.see_sockets(&self.sockets)?;
         recount.finish(&mut self.maps)?;
         self.round = self.round.wrapping_add(1);
         Ok(swept)

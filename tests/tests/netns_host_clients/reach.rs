@@ -190,6 +190,39 @@ fn a_connection_and_a_flow_count_once() -> Result<()> {
     Ok(())
 }
 
+/// Nobody sees their packets end, but sockets are closed.
+#[test]
+fn least_connections_follows_sockets_of_the_node() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Setup::tc(Wiring::Routed), |topology| {
+        let two = &topology.nodes[1];
+        vec![web().policy("least-connections").endpoints(two.pods.iter().map(|pod| (two, pod)))]
+    })?;
+    let node = &cluster.node(0).netns;
+    for to in web().http_addresses() {
+        let open = |count: u32| -> Result<Vec<(String, Connection)>> {
+            let one = |_| -> io::Result<(String, Connection)> {
+                let mut connection = Connection::open(to)?;
+                Ok((connection.get()?.backend, connection))
+            };
+            Ok(node.run(|| (0..count).map(one).collect::<io::Result<Vec<_>>>())??)
+        };
+        let mut held = open(40)?;
+        held.retain(|(backend, _)| backend == "pod-2a");
+        let of_one = held.len();
+        ensure!((16..=24).contains(&of_one), "{to}: {of_one} of 40");
+        // The other one has none left: it catches up. If the closed ones still
+        // counted, new ones would go to both alike.
+        held.extend(open(40)?);
+        let of_one = held.iter().filter(|(backend, _)| backend == "pod-2a").count();
+        let of_other = held.len() - of_one;
+        ensure!(of_one.abs_diff(of_other) <= 8, "{to}: {of_one} and {of_other}");
+    }
+    Ok(())
+}
+
 #[test]
 fn only_the_cluster_address_minds_where_backends_are() -> Result<()> {
     if !root_or_skip() {

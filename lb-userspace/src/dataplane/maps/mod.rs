@@ -30,7 +30,7 @@ pub use prefixes::PrefixTable;
 pub use service_names::NameTable;
 pub use services::{ServiceHeader, ServiceTable};
 pub use slots::SlotTable;
-pub use sockets::SocketTable;
+pub use sockets::{ConnectedSockets, SocketTable};
 
 use aya::maps::{Map, MapData, MapError};
 use lb_common::names;

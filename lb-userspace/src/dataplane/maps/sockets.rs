@@ -1,4 +1,5 @@
-//! `LB_SOCKETS_UDP`: which UDP sockets are connected to which backends.
+//! `LB_SOCKETS_TCP` and `LB_SOCKETS_UDP`: which sockets of this node are
+//! connected to which backends.
 
 use super::error::MapsError;
 use super::{BackendTable, FrontendId, FrontendTable, open_pin, typed};
@@ -10,9 +11,43 @@ use std::path::Path;
 
 const PROTO: u8 = 17;
 
+/// Connected sockets of one protocol.
+pub struct ConnectedSockets {
+    rows: HashMap<MapData, u64, SocketPeer>,
+    name: &'static str,
+}
+
+impl ConnectedSockets {
+    /// Opens both maps, TCP's first, that are pinned below `pin_dir`.
+    pub fn open_both(pin_dir: &Path) -> Result<[Self; 2], MapsError> {
+        Ok([
+            Self::open(pin_dir, names::MAP_SOCKETS_TCP)?,
+            Self::open(pin_dir, names::MAP_SOCKETS_UDP)?,
+        ])
+    }
+
+    fn open(pin_dir: &Path, name: &'static str) -> Result<Self, MapsError> {
+        Ok(Self { rows: typed(open_pin(pin_dir, name)?, name)?, name })
+    }
+
+    /// Every socket by its cookie. One that is opened or closed meanwhile may
+    /// be there or not.
+    pub fn rows(&self) -> Result<Vec<(u64, SocketPeer)>, MapsError> {
+        let mut rows = Vec::new();
+        for row in &self.rows {
+            match row {
+                Ok(row) => rows.push(row),
+                Err(MapError::KeyNotFound) => {}
+                Err(source) => return Err(MapsError::Read { map: self.name, source }),
+            }
+        }
+        Ok(rows)
+    }
+}
+
 /// Connected UDP sockets, and what they depend on.
 pub struct SocketTable {
-    sockets: HashMap<MapData, u64, SocketPeer>,
+    sockets: ConnectedSockets,
     backends: BackendTable,
     frontends: FrontendTable,
 }
@@ -22,7 +57,7 @@ impl SocketTable {
     pub fn open(pin_dir: &Path) -> Result<Self, MapsError> {
         let open = |map| open_pin(pin_dir, map);
         Ok(Self {
-            sockets: typed(open(names::MAP_SOCKETS_UDP)?, names::MAP_SOCKETS_UDP)?,
+            sockets: ConnectedSockets::open(pin_dir, names::MAP_SOCKETS_UDP)?,
             backends: BackendTable::open(&open(names::MAP_BACKENDS)?)?,
             frontends: FrontendTable::open(
                 open(names::MAP_FRONTENDS_V4)?,
@@ -31,20 +66,9 @@ impl SocketTable {
         })
     }
 
-    /// Every socket by its cookie. One that is opened or closed meanwhile may
-    /// be there or not.
+    /// Every socket by its cookie.
     pub fn rows(&self) -> Result<Vec<(u64, SocketPeer)>, MapsError> {
-        let mut rows = Vec::new();
-        for row in &self.sockets {
-            match row {
-                Ok(row) => rows.push(row),
-                Err(MapError::KeyNotFound) => {}
-                Err(source) => {
-                    return Err(MapsError::Read { map: names::MAP_SOCKETS_UDP, source });
-                }
-            }
-        }
-        Ok(rows)
+        self.sockets.rows()
     }
 
     /// The row of the backend that a socket was given.
@@ -59,11 +83,9 @@ impl SocketTable {
 
     /// Forgets a socket, unless it was given another backend meanwhile.
     pub fn forget(&mut self, cookie: u64, peer: &SocketPeer) -> Result<(), MapsError> {
-        match self
-            .sockets
-            .get(&cookie, 0)
-            .and_then(|row| if row == *peer { self.sockets.remove(&cookie) } else { Ok(()) })
-        {
+        let rows = &mut self.sockets.rows;
+        let same = rows.get(&cookie, 0).map(|row| row == *peer);
+        match same.and_then(|same| if same { rows.remove(&cookie) } else { Ok(()) }) {
             Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(source) => {
                 let row = format!("socket {cookie}");
