@@ -3,6 +3,7 @@
 //! ports that are ports and addresses that parse. No I/O, no policy.
 
 mod changes;
+mod cluster_ips;
 mod endpoint_slice;
 mod exposure;
 mod findings;
