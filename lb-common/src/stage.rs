@@ -10,9 +10,13 @@ const SECOND: u64 = 1_000_000_000;
 /// may be told to be.
 pub const IDLE_ESTABLISHED: u64 = 24 * 3600 * SECOND;
 
-/// After which silence a connection is over that is not established yet, or
-/// closed by one side, in nanoseconds: conntrack's defaults
-/// `nf_conntrack_tcp_timeout_syn_sent` and `nf_conntrack_tcp_timeout_fin_wait`.
+/// After which silence a connection is over that one side has closed, in
+/// nanoseconds: the other may take its time to answer, so kube-proxy raises
+/// conntrack's limit (`--conntrack-tcp-timeout-close-wait`, 1 h).
+pub const IDLE_CLOSING: u64 = 3600 * SECOND;
+
+/// After which silence a connection is over that is not established yet, in
+/// nanoseconds: conntrack's default `nf_conntrack_tcp_timeout_syn_sent`.
 pub const IDLE_TRANSIENT: u64 = 120 * SECOND;
 
 /// After which silence an exchange of datagrams is over, in nanoseconds:
@@ -57,12 +61,11 @@ impl Stage {
 /// After which silence another connection may take over the flow's tuple, in
 /// nanoseconds.
 pub const fn idle_after(proto: u8, tcp_state: u8) -> u64 {
-    const FINS: u8 = crate::tcp::state::CLIENT_FIN | crate::tcp::state::BACKEND_FIN;
-    if !connects(proto) {
-        IDLE_DATAGRAMS
-    } else if tcp_state & (crate::tcp::state::REPLIED | FINS) == crate::tcp::state::REPLIED {
-        IDLE_ESTABLISHED
-    } else {
-        IDLE_TRANSIENT
+    match Stage::of(proto, tcp_state) {
+        Stage::Active => IDLE_DATAGRAMS,
+        Stage::Open => IDLE_ESTABLISHED,
+        // A closed one is over by itself; until then it is no less than this.
+        Stage::Closing | Stage::Closed => IDLE_CLOSING,
+        Stage::Syn => IDLE_TRANSIENT,
     }
 }

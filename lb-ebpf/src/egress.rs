@@ -1,7 +1,7 @@
 //! Packets that leave: replies to clients, and packets to backends whose
 //! replies would otherwise miss this node.
 
-use lb_common::filter::BACKEND;
+use lb_common::filter::{BACKEND, FRONTEND};
 use lb_common::flow::flag;
 use lb_common::value::role;
 use lb_common::{Direction, Flow, Interface, Tuple, Verdict, tcp};
@@ -11,7 +11,7 @@ use crate::flows;
 use crate::maps::LB_INTERFACES;
 use crate::packet::Packet;
 use crate::stats::Size;
-use crate::{filter, ingress, service_addr, stats};
+use crate::{bystanders, filter, ingress, service_addr, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -35,7 +35,8 @@ pub(crate) fn decide<A: Family>(
     in_use: impl Fn(&Tuple<A>) -> bool,
 ) -> Verdict {
     let tuple = packet.tuple;
-    if filter::socket(tuple.src, tuple.sport, packet.proto) & BACKEND != 0
+    let source = filter::socket(tuple.src, tuple.sport, packet.proto);
+    if source & BACKEND != 0
         && let Some(row) = flows::find(tuple, packet.proto, Direction::Egress)
     {
         return reply(packet, departure, row, to);
@@ -44,6 +45,9 @@ pub(crate) fn decide<A: Family>(
         && let Some(row) = flows::find(tuple.reversed(), packet.proto, Direction::Egress)
     {
         return towards_backend(departure, row, to, in_use);
+    }
+    if source & FRONTEND != 0 {
+        bystanders::follow(packet, departure);
     }
     service_addr::leaving(tuple.dst, departure.turns_back)
 }

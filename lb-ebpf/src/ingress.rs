@@ -11,7 +11,7 @@ use crate::maps::LB_INTERFACES;
 use crate::packet::Packet;
 use crate::select::Client;
 use crate::stats::Size;
-use crate::{clients, filter, globals, open, select, service_addr, stats};
+use crate::{bystanders, clients, filter, globals, open, select, service_addr, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -34,6 +34,7 @@ pub(crate) fn decide<A: Family>(
     packet: &Packet<A>,
     arrival: &Arrival,
     to: &mut Tuple<A>,
+    has_socket: impl Fn(&Tuple<A>) -> bool,
 ) -> Verdict {
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
@@ -50,6 +51,9 @@ pub(crate) fn decide<A: Family>(
         let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);
         // SAFETY: the row is copied at once; the agent replaces rows whole.
         if let Some(frontend) = unsafe { A::frontends().get(&key) }.copied() {
+            if bystanders::has(packet, &frontend, has_socket) {
+                return Verdict::Passed;
+            }
             return match new_flow(packet, arrival, &frontend) {
                 Ok(flow) => {
                     stats::packet_in(flow, arrival.size);
@@ -158,19 +162,24 @@ pub(crate) fn failed(failure: Failure) -> Verdict {
     }
 }
 
-/// A row for the packet, not yet in any map, in this CPU's scratch space.
+/// A row for what a client sends, not yet in any map, in this CPU's scratch
+/// space.
 #[inline(always)]
-fn blank<A: Family>(packet: &Packet<A>, arrival: &Arrival) -> Option<&'static mut Flow<A>> {
+pub(crate) fn blank<A: Family>(
+    dialled: &Tuple<A>,
+    proto: u8,
+    now: u64,
+) -> Option<&'static mut Flow<A>> {
     let flow = A::scratch().get_ptr_mut(0)?;
     // SAFETY: this CPU's only user of the scratch row is this run.
     let flow = unsafe { &mut *flow };
     *flow = Flow {
-        last_used: arrival.now,
-        proto: packet.proto,
-        client: packet.tuple.src,
-        client_port: packet.tuple.sport,
-        frontend: packet.tuple.dst,
-        frontend_port: packet.tuple.dport,
+        last_used: now,
+        proto,
+        client: dialled.src,
+        client_port: dialled.sport,
+        frontend: dialled.dst,
+        frontend_port: dialled.dport,
         ..Flow::default()
     };
     Some(flow)
@@ -203,7 +212,7 @@ pub(crate) fn new_flow<A: Family>(
         Ok(picked) => picked,
         Err(verdict) => return Err(stats::dropped(frontend.service, verdict)),
     };
-    let flow = blank(packet, arrival).ok_or(Verdict::DroppedNoFlow)?;
+    let flow = blank(&packet.tuple, packet.proto, arrival.now).ok_or(Verdict::DroppedNoFlow)?;
     flow.service = frontend.service;
     flow.backend = picked.id;
     flow.generation = picked.row.generation;
@@ -236,7 +245,9 @@ fn direct<A: Family>(packet: &Packet<A>, arrival: &Arrival, to: &mut Tuple<A>) -
     if proto::connects(packet.proto) && !tcp::is_syn(packet.flags) {
         return Verdict::Passed;
     }
-    let Some(flow) = blank(packet, arrival) else { return Verdict::Passed };
+    let Some(flow) = blank(&packet.tuple, packet.proto, arrival.now) else {
+        return Verdict::Passed;
+    };
     flow.backend_addr = packet.tuple.dst;
     flow.backend_port = packet.tuple.dport;
     flow.flags = flag::DIRECT;

@@ -16,6 +16,7 @@
 
 mod affinity;
 mod atomic;
+mod bystanders;
 mod clients;
 mod egress;
 mod family;

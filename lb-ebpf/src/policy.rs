@@ -7,7 +7,7 @@ use lb_common::hash;
 use lb_common::value::policy;
 
 use crate::family::Family;
-use crate::maps::LB_CURSORS;
+use crate::maps::{LB_CURSORS, LB_SERVICES};
 use crate::open;
 use crate::select::{self, Client, Part};
 
@@ -35,6 +35,14 @@ pub(crate) fn walk<A: Family>(policy: u8, service: u32, part: Part, client: &Cli
         }
         _ => next(turn(service, A::FAMILY, len)),
     }
+}
+
+/// Whether the Service's policy gives a client the same backend on every node.
+#[inline(always)]
+pub(crate) fn is_by_hash(service: u32) -> bool {
+    let Some(row) = LB_SERVICES.get_ptr(service) else { return false };
+    // SAFETY: a byte of a valid element.
+    matches!(unsafe { (*row).policy }, policy::SOURCE_HASH | policy::MAGLEV)
 }
 
 /// Neighbours in a hash table are of all backends, but the same neighbour for

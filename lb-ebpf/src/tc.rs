@@ -128,7 +128,9 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let mut to = packet.tuple;
     let verdict = if packet.has_ports() {
         let arrival = Arrival { ifindex, now: now(), size: size(ctx, packet, L3), other_host };
-        ingress::decide(packet, &arrival, &mut to)
+        ingress::decide(packet, &arrival, &mut to, |tuple| {
+            sockets::has_socket(skb(ctx).cast(), tuple, packet.proto)
+        })
     } else {
         let verdict = portless::ingress(skb(ctx), packet, L3);
         if verdict == Verdict::EchoAnswered {

@@ -8,7 +8,9 @@ use aya_ebpf::programs::XdpContext;
 use lb_common::filter::FRONTEND;
 use lb_common::flow::flag;
 use lb_common::value::role;
-use lb_common::{Direction, Flow, FrontendKey, Hook, Interface, Tuple, V4, V6, Verdict, tcp};
+use lb_common::{
+    Direction, Flow, FrontendKey, Hook, Interface, Tuple, V4, V6, Verdict, proto, tcp,
+};
 
 use crate::ETHERNET;
 use crate::family::{self, Family};
@@ -163,7 +165,8 @@ fn returned<A: XdpFamily>(
     Ok((Verdict::Returned, action))
 }
 
-/// The first packet of a flow; the row is the one that later packets meet.
+/// The first packet of a flow; the row is the one that later packets meet. TC
+/// says whether what begins in the middle is a flow of ours.
 #[inline(always)]
 fn begin<A: XdpFamily>(
     window: Window,
@@ -171,7 +174,8 @@ fn begin<A: XdpFamily>(
     arrival: &Arrival,
     socket: u8,
 ) -> Result<&'static mut Flow<A>, Verdict> {
-    if socket & FRONTEND == 0 || !is_for(window, arrival.ifindex) {
+    let opens = !proto::connects(packet.proto) || tcp::is_syn(packet.flags);
+    if !opens || socket & FRONTEND == 0 || !is_for(window, arrival.ifindex) {
         return Err(Verdict::HandedOver);
     }
     let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);

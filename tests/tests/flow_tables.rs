@@ -2,7 +2,9 @@
 //! over.
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
-use lb_common::flow::{IDLE_DATAGRAMS, IDLE_ESTABLISHED, IDLE_TRANSIENT, Stage, TIME_WAIT, flag};
+use lb_common::flow::{
+    IDLE_CLOSING, IDLE_DATAGRAMS, IDLE_ESTABLISHED, IDLE_TRANSIENT, Stage, TIME_WAIT, flag,
+};
 use lb_common::tcp::state::{BACKEND_FIN, CLIENT_FIN, REPLIED, RESET};
 use lb_common::value::backend_state;
 use lb_common::{Backend, BePort, Flow, FlowKey, V4, V6, names};
@@ -213,7 +215,7 @@ fn forgets_what_is_over<A: Numbered>(pins: &Pins) {
     for (n, (proto, tcp, limit, reason)) in [
         (6, 0, IDLE_TRANSIENT, Reason::Idle),
         (6, REPLIED, IDLE_ESTABLISHED, Reason::Idle),
-        (6, REPLIED | BACKEND_FIN, IDLE_TRANSIENT, Reason::Idle),
+        (6, REPLIED | BACKEND_FIN, IDLE_CLOSING, Reason::Idle),
         (6, closed, TIME_WAIT, Reason::Closed),
         (6, RESET, TIME_WAIT, Reason::Closed),
         (17, 0, IDLE_DATAGRAMS, Reason::Idle),

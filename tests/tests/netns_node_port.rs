@@ -2,11 +2,14 @@
 //! through TC alone and with XDP on the uplinks.
 
 use anyhow::{Result, ensure};
+use lb_tests::client::{Connection, Datagrams};
 use lb_tests::cluster::{Cluster, Setup};
-use lb_tests::manifest::Service;
+use lb_tests::deadline;
+use lb_tests::manifest::{HTTP_TARGET, Service, UDP_TARGET};
 use lb_tests::privilege::root_or_skip;
 use lb_tests::topology::Wiring;
 use lb_tests::traffic::{Kind, Tally};
+use std::time::Duration;
 
 const REQUESTS: u64 = 12;
 const HTTP: u16 = 30080;
@@ -102,6 +105,75 @@ fn a_node_port_comes_before_a_process_that_listens_there() -> Result<()> {
         for (kind, port) in [(Kind::Http, HTTP), (Kind::Udp, UDP)] {
             let tally = Tally::of(&topology.client, kind, (address, port).into(), REQUESTS)?;
             tally.expect(&["pod-2a"])?;
+        }
+    }
+    Ok(())
+}
+
+/// A port is the Service's for clients; what the node itself dials from there,
+/// it dials itself.
+#[test]
+fn connections_of_the_node_from_a_node_port_are_its_own() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    for setup in [Setup::tc(Wiring::Routed), Setup::xdp(Wiring::Routed, "native")] {
+        let mut cluster = Cluster::new(setup, |topology| {
+            let two = &topology.nodes[1];
+            vec![Service::new("far", 1).http(HTTP).udp(UDP).endpoint(two, &two.pods[0])]
+        })?;
+        let outside = cluster.topology.client_addresses;
+        cluster.serve_in(|topology| &topology.client, "outside", outside)?;
+        let node = &cluster.node(0).netns;
+        for address in outside.both() {
+            let to = (address, HTTP_TARGET).into();
+            let mut connection = node.run(|| Connection::open_from(HTTP, to))??;
+            let to = (address, UDP_TARGET).into();
+            let datagrams = node.run(|| Datagrams::open_from(UDP, to))??;
+            for _ in 0..3 {
+                ensure!(connection.get()?.backend == "outside", "HTTP from {HTTP} to {address}");
+                ensure!(datagrams.echo("own")?.backend == "outside", "UDP from {UDP} to {address}");
+            }
+        }
+        // The port is still the Service's for others.
+        for address in cluster.node(0).addresses.both() {
+            let to = (address, HTTP).into();
+            let tally = Tally::of(&cluster.topology.client, Kind::Http, to, REQUESTS)?;
+            tally.expect(&["pod-2a"])?;
+        }
+    }
+    Ok(())
+}
+
+/// Row 29: a Service that comes to a port where something listens gets new
+/// connections only.
+#[test]
+fn connections_that_were_there_before_the_service_stay() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new(Setup::tc(Wiring::Routed), |_| Vec::new())?;
+    let own = cluster.node(0).addresses;
+    cluster.serve_in(|topology| &topology.nodes[0].netns, "node", own)?;
+    let mut before = Vec::new();
+    for address in own.both() {
+        let to = (address, HTTP_TARGET).into();
+        for netns in [&cluster.topology.client, &cluster.pod(0, 0).netns] {
+            before.push(netns.run(|| Connection::open(to))??);
+        }
+    }
+    let two = &cluster.topology.nodes[1];
+    cluster.publish(&[Service::new("far", 1).http(HTTP_TARGET).endpoint(two, &two.pods[0])])?;
+    for address in own.both() {
+        let to = (address, HTTP_TARGET).into();
+        deadline::until("the Service", Duration::from_secs(5), || {
+            let answer = cluster.topology.client.run(|| Kind::Http.ask(to)).ok()?.ok()?;
+            (answer.backend == "pod-2a").then_some(())
+        })?;
+    }
+    for connection in &mut before {
+        for _ in 0..3 {
+            ensure!(connection.get()?.backend == "node", "moved to the Service");
         }
     }
     Ok(())

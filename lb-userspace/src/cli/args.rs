@@ -46,7 +46,8 @@ pub enum Command {
     ///
     /// Reads the kernel, not the agent: it works without one. STATE is SYN until the backend has
     /// answered, OPEN, CLOSING once one side has closed, CLOSED, and ACTIVE for UDP; they are
-    /// forgotten after 2 minutes, 24 hours, 2 minutes, 1 minute, and 2 minutes without a packet.
+    /// forgotten after 2 minutes, 24 hours, 1 hour, 1 minute, and 2 minutes without a packet.
+    /// Connections of this node's own processes are translated in their calls and not listed.
     #[command(visible_alias = "conn")]
     Connections(Box<ConnectionsArgs>),
     /// Tell per object of a directory of manifests whether it is accepted, and why not

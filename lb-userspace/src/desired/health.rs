@@ -7,7 +7,9 @@ use std::net::IpAddr;
 
 use super::compile::by_age;
 use super::{CompileOptions, Problem, Protocol, Severity};
-use crate::model::{AddressFamily, EndpointSlice, ObjectName, Objects, Pod, Service, Sourced};
+use crate::model::{
+    AddressFamily, Endpoint, EndpointSlice, ObjectName, Objects, Pod, Service, Sourced,
+};
 
 /// A port on which this node answers for a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,7 +20,7 @@ pub struct HealthCheck {
     pub file: String,
     /// The port.
     pub port: u16,
-    /// Ready endpoints on this node, for those who ask by IPv4 and by IPv6. A
+    /// Ready endpoints on this node that take new connections, for those who ask by IPv4 and by IPv6. A
     /// Service of one family gives its only number to both.
     pub local_ready: [usize; 2],
 }
@@ -102,6 +104,8 @@ struct LocalEndpoints<'a> {
     slices: HashMap<&'a ObjectName, Vec<&'a EndpointSlice>>,
     /// Pods of this node.
     pods: Vec<&'a Pod>,
+    /// Weights of the Pods that have one.
+    weights: HashMap<&'a ObjectName, u16>,
 }
 
 impl<'a> LocalEndpoints<'a> {
@@ -121,9 +125,10 @@ impl<'a> LocalEndpoints<'a> {
                 slices.entry(*name).or_default().push(slice);
             }
         }
-        let pods = objects.pods.values().map(|sourced| &*sourced.object);
+        let pods = || objects.pods.values().map(|sourced| &*sourced.object);
+        let weights = pods().filter_map(|pod| Some((&pod.name, pod.weight?))).collect();
         let local = |pod: &&Pod| node_name.is_some() && pod.node.as_deref() == node_name;
-        Self { node_name, slices, pods: pods.filter(local).collect() }
+        Self { node_name, slices, pods: pods().filter(local).collect(), weights }
     }
 
     /// Counts addresses, not ports: a Pod that serves two of them is one endpoint.
@@ -141,16 +146,34 @@ impl<'a> LocalEndpoints<'a> {
         }
     }
 
-    /// Ready alone decides: an endpoint that is terminating is ready only if its
+    /// Ready decides, and that it is not drained: a node whose endpoints all are
+    /// should get no more. An endpoint that is terminating is ready only if its
     /// Service publishes endpoints that are not, and then it counts.
     fn in_slices(&self, service: &Service, slices: &[&EndpointSlice]) -> BTreeSet<IpAddr> {
         let serves = |slice: &&&EndpointSlice| {
             !slice.headless && service.ports.iter().any(|port| slice.port(port).is_some())
         };
-        let endpoints = slices.iter().filter(serves).flat_map(|slice| &slice.endpoints);
-        let local =
-            endpoints.filter(|one| one.node.is_some() && one.node.as_deref() == self.node_name);
-        local.filter(|one| one.conditions.ready).map(|one| one.addr).collect()
+        let endpoints = slices
+            .iter()
+            .filter(serves)
+            .flat_map(|slice| slice.endpoints.iter().map(move |one| (*slice, one)));
+        let local = endpoints
+            .filter(|(_, one)| one.node.is_some() && one.node.as_deref() == self.node_name);
+        local
+            .filter(|(_, one)| one.conditions.ready)
+            .filter(|(slice, one)| self.weight(slice, one) != Some(0))
+            .map(|(_, one)| one.addr)
+            .collect()
+    }
+
+    /// As where endpoints are chosen: the Pod's own weight counts before that of
+    /// the slice.
+    fn weight(&self, slice: &EndpointSlice, endpoint: &Endpoint) -> Option<u16> {
+        let own = endpoint.pod.as_ref().filter(|_| !self.weights.is_empty()).and_then(|pod| {
+            let namespace = slice.name.namespace.clone();
+            self.weights.get(&ObjectName { namespace, name: pod.clone() }).copied()
+        });
+        own.or(slice.weight)
     }
 
     /// Of Pods that nobody wrote slices for.
@@ -160,7 +183,9 @@ impl<'a> LocalEndpoints<'a> {
         let serves = |pod: &&&Pod| {
             service.ports.iter().any(|port| pod.port(&port.target, port.protocol).is_some())
         };
+        let drains = |pod: &&&Pod| pod.weight == Some(0);
         let pods = self.pods.iter().filter(selected).filter(ready).filter(serves);
+        let pods = pods.filter(|pod| !drains(pod));
         pods.flat_map(|pod| &pod.addresses).copied().collect()
     }
 }
@@ -234,6 +259,31 @@ spec:
         // only number answers both.
         let single = text.replace("[10.96.0.1, 'fd00::1']", "['fd00::1']");
         assert_eq!(ready(&single), [1, 1]);
+    }
+
+    /// An endpoint that is drained takes nothing new, so nobody should send more.
+    #[test]
+    fn endpoints_of_weight_0_do_not_count() {
+        let endpoints = [
+            endpoint("10.0.0.1", "n1", ""),
+            "{addresses: [10.0.0.2], nodeName: n1, targetRef: {kind: Pod, name: p}}".to_owned(),
+        ];
+        let slices = |annotation: &str| {
+            let text = slice("a", "IPv4", "a", &endpoints.join(", "));
+            [SERVICE, &text.replace("labels:", &format!("{annotation}labels:"))].concat()
+        };
+        let pod = |weight: u16| {
+            format!(
+                "apiVersion: v1\nkind: Pod\n\
+                 metadata: {{name: p, annotations: {{lb.network/weight: '{weight}'}}}}\n\
+                 spec: {{containers: []}}\n---\n"
+            )
+        };
+        let drained = "annotations: {lb.network/weight: '0'}, ";
+        assert_eq!(ready(&slices("")), [2, 0]);
+        assert_eq!(ready(&(slices("") + &pod(0))), [1, 0]);
+        assert_eq!(ready(&slices(drained)), [0, 0]);
+        assert_eq!(ready(&(slices(drained) + &pod(7))), [1, 0]);
     }
 
     #[test]

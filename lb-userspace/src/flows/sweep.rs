@@ -258,7 +258,7 @@ fn together<'a, A: FlowFamily>(rows: impl Iterator<Item = &'a Flow<A>>) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_common::flow::{IDLE_DATAGRAMS, IDLE_ESTABLISHED, TIME_WAIT};
+    use lb_common::flow::{IDLE_CLOSING, IDLE_DATAGRAMS, IDLE_ESTABLISHED, TIME_WAIT};
     use lb_common::tcp::state::{CLIENT_FIN, REPLIED, RESET};
 
     const NOW: u64 = 1 << 60;
@@ -272,7 +272,7 @@ mod tests {
         for (proto, tcp, limit, reason) in [
             (6, 0, IDLE_TRANSIENT, Reason::Idle),
             (6, REPLIED, IDLE_ESTABLISHED, Reason::Idle),
-            (6, REPLIED | CLIENT_FIN, IDLE_TRANSIENT, Reason::Idle),
+            (6, REPLIED | CLIENT_FIN, IDLE_CLOSING, Reason::Idle),
             (6, RESET, TIME_WAIT, Reason::Closed),
             (17, 0, IDLE_DATAGRAMS, Reason::Idle),
         ] {

@@ -2,9 +2,9 @@
 //! balancer, external addresses, and who may use them. A bad value here is left
 //! out with a warning: the rest of the Service still works, as with kube-proxy.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1 as api;
 
 use super::{Findings, TrafficPolicy, value};
@@ -102,6 +102,7 @@ fn add(
 
 fn source_ranges(spec: &api::ServiceSpec, findings: &mut Findings) -> Vec<IpNet> {
     let mut ranges = Vec::new();
+    let given = spec.load_balancer_source_ranges.iter().flatten().count();
     for (index, text) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
         match value::sloppy_range(text) {
             // Host bits say nothing.
@@ -114,8 +115,22 @@ fn source_ranges(spec: &api::ServiceSpec, findings: &mut Findings) -> Vec<IpNet>
     }
     ranges.sort_unstable();
     ranges.dedup();
+    if ranges.is_empty() && given > 0 {
+        findings.warning(
+            "spec.loadBalancerSourceRanges",
+            "has no range that can be read, so nobody is admitted",
+        );
+        return NOBODY.to_vec();
+    }
     ranges
 }
+
+/// Ranges of both families in which no client is: the unspecified addresses are
+/// nobody's source (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.2).
+const NOBODY: [IpNet; 2] = [
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
+];
 
 #[cfg(test)]
 mod tests {
@@ -178,6 +193,17 @@ mod tests {
             assert!(finding.starts_with(field), "{finding}");
         }
         assert_eq!(findings.len(), 4);
+    }
+
+    /// A slip must not open what was to be guarded.
+    #[test]
+    fn source_ranges_without_any_that_can_be_read_admit_nobody() {
+        let (exposure, findings) = read(
+            json!({ "type": "LoadBalancer", "loadBalancerSourceRanges": ["203.0.113.6"] }),
+            json!({}),
+        );
+        assert_eq!(texts(&exposure.source_ranges), ["0.0.0.0/32", "::/128"]);
+        assert!(findings[1].ends_with("so nobody is admitted"), "{findings:?}");
     }
 
     #[test]

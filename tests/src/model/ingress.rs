@@ -41,7 +41,12 @@ impl Model {
         let (ifindex, external) = (by.index, is_external(by));
         if let Some(service) = self.frontends.get(&(dst, proto)).copied() {
             if flags & flag::RST != 0 {
-                return Fate::Dropped(Verdict::DroppedNoFlow);
+                // At an address of the node it may be somebody else's.
+                return if self.addresses.contains(&dst.ip()) {
+                    Fate::Dropped(Verdict::DroppedNoFlow)
+                } else {
+                    Fate::Unchanged(Verdict::Passed)
+                };
             }
             let rows: Vec<usize> = self.services[service]
                 .iter()

@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::Verdict;
-use lb_common::tcp::From;
+use lb_common::proto::connects;
+use lb_common::tcp::{self, From};
 
 use super::{Choice, Fate, Model, Pending, Run, Seen};
 use crate::prog::SNAT_PORTS;
@@ -56,6 +57,10 @@ impl Model {
         by: &Port,
         way: impl Fn(SocketAddr) -> Option<Port>,
     ) -> Option<Fate> {
+        let begins = !connects(packet.proto) || tcp::is_syn(packet.flags);
+        if !begins && self.frontends.contains_key(&(packet.dst, packet.proto)) {
+            return Some(Fate::Unchanged(Verdict::HandedOver));
+        }
         let counters = self.service_traffic.clone();
         let fate = self.unknown(packet, by);
         // What XDP refuses, TC counts.

@@ -8,6 +8,7 @@
 )]
 
 mod affinity;
+mod bystanders;
 mod clients;
 mod collide;
 mod flows;

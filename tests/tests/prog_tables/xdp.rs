@@ -218,6 +218,8 @@ fn what_surrounds_addresses_and_ports_stays_as_it_is() {
     for case in Case::ethernet() {
         let backend = same_way(case);
         node_port(&mut rig, case, &[backend]);
+        let open = case.open(client(case), front(case));
+        turned(&case.xdp(&mut rig, UPLINK, &open), case, backend);
         let plain = || case.data(client(case), front(case));
         let mut packets = vec![
             plain().payload(b""),
