@@ -47,6 +47,8 @@ pub trait Address: Copy + Eq + Default + fmt::Debug {
     fn sum(self) -> u64;
     /// A word that depends on every bit; input of [`crate::filter`].
     fn mix(self) -> u32;
+    /// Its first 64 bits, or all that it has, as they lie in memory.
+    fn head(self) -> u64;
     /// The address as the low words of a [`crate::Backend`] row.
     fn to_words(self) -> [u32; 4];
     /// The reverse of [`Address::to_words`].
@@ -71,6 +73,11 @@ impl Address for V4 {
     #[inline(always)]
     fn mix(self) -> u32 {
         self.0
+    }
+
+    #[inline(always)]
+    fn head(self) -> u64 {
+        u64::from(self.0)
     }
 
     #[inline(always)]
@@ -105,6 +112,11 @@ impl Address for V6 {
         // Odd multipliers keep addresses apart that differ in swapped words.
         let [a, b, c, d] = self.0;
         a.wrapping_mul(0x85eb_ca6b) ^ b.wrapping_mul(0xc2b2_ae35) ^ c.wrapping_mul(0x27d4_eb2f) ^ d
+    }
+
+    #[inline(always)]
+    fn head(self) -> u64 {
+        u64::from(self.0[0]) | (u64::from(self.0[1]) << 32)
     }
 
     #[inline(always)]

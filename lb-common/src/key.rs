@@ -95,7 +95,8 @@ pub struct AffinityKey<A> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct PrefixKey<A> {
-    /// The Service port whose source ranges these are, or [`PODS`].
+    /// The Service port whose source ranges these are, [`PODS`], or
+    /// [`SERVICE_CIDRS`].
     pub owner: u32,
     /// An address, of which the first bits count.
     pub addr: A,
@@ -104,6 +105,9 @@ pub struct PrefixKey<A> {
 /// [`PrefixKey::owner`] of the ranges in which clients are local pods
 /// (`--detect-local cluster-cidr`). No Service port has this id.
 pub const PODS: u32 = 0;
+/// [`PrefixKey::owner`] of the ranges that the cluster takes Services' addresses
+/// from. No Service port has this id.
+pub const SERVICE_CIDRS: u32 = u32::MAX;
 
 const _: () = {
     use crate::addr::{V4, V6};

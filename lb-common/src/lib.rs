@@ -25,6 +25,7 @@ pub mod names;
 #[cfg(feature = "user")]
 mod pod;
 pub mod proto;
+pub mod range;
 pub mod sctp;
 pub mod socket;
 mod stage;
@@ -35,6 +36,7 @@ pub mod verdict;
 pub use addr::{Address, BePort, V4, V6};
 pub use flow::{Flow, Tuple};
 pub use key::{AffinityKey, Direction, FlowKey, FrontendKey, PrefixKey};
+pub use range::RangeHeads;
 pub use socket::{SocketKey, SocketName, SocketPeer};
 pub use value::{Affinity, Backend, Frontend, Interface, Segment, Service, ServiceName, Traffic};
 pub use verdict::{Hook, Verdict};

@@ -61,6 +61,8 @@ pub const MAP_AFFINITY_V6: &str = "LB_AFFINITY_V6";
 pub const MAP_PREFIXES_V4: &str = "LB_PREFIXES_V4";
 /// IPv6 prefixes.
 pub const MAP_PREFIXES_V6: &str = "LB_PREFIXES_V6";
+/// How the ranges of the cluster's Service addresses begin, by family.
+pub const MAP_RANGES: &str = "LB_RANGES";
 /// Open connections, by backend id.
 pub const MAP_OPEN: &str = "LB_OPEN";
 /// TCP sockets of this node that are connected to Services, by cookie.
@@ -75,7 +77,7 @@ pub const MAP_SOCKET_NAMES: &str = "LB_SOCKET_NAMES";
 pub const MAP_NO_PORT: &str = "LB_NO_PORT";
 
 /// Every map that is pinned: all that must outlive the agent.
-pub const PINNED_MAPS: [&str; 24] = [
+pub const PINNED_MAPS: [&str; 25] = [
     MAP_FRONTENDS_V4,
     MAP_FRONTENDS_V6,
     MAP_SERVICES,
@@ -94,6 +96,7 @@ pub const PINNED_MAPS: [&str; 24] = [
     MAP_AFFINITY_V6,
     MAP_PREFIXES_V4,
     MAP_PREFIXES_V6,
+    MAP_RANGES,
     MAP_OPEN,
     MAP_SOCKETS_TCP,
     MAP_SOCKETS_UDP,

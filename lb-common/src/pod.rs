@@ -3,6 +3,7 @@
 use crate::addr::{Address, V4, V6};
 use crate::flow::Flow;
 use crate::key::{AffinityKey, FlowKey, FrontendKey, PrefixKey};
+use crate::range::RangeHeads;
 use crate::socket::{SocketKey, SocketName, SocketPeer};
 use crate::value::{Affinity, Backend, Frontend, Interface, Service, ServiceName, Traffic};
 
@@ -25,6 +26,7 @@ pod!(
     Interface,
     PrefixKey<V4>,
     PrefixKey<V6>,
+    RangeHeads,
     Service,
     ServiceName,
     SocketKey,

@@ -74,11 +74,13 @@ pub enum Verdict {
     DroppedLoop = 17,
     /// Dropped: a ping beyond the limit for answers.
     DroppedLimited = 18,
+    /// Dropped: to an address of a ServiceCIDR that no Service has.
+    DroppedUnallocated = 19,
 }
 
 impl Verdict {
     /// Every verdict, in the order of its number.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Passed,
         Self::Forwarded,
         Self::Returned,
@@ -98,6 +100,7 @@ impl Verdict {
         Self::DroppedSourceRange,
         Self::DroppedLoop,
         Self::DroppedLimited,
+        Self::DroppedUnallocated,
     ];
 
     /// Name in metrics and status.
@@ -122,6 +125,7 @@ impl Verdict {
             Self::DroppedSourceRange => "dropped_source_range",
             Self::DroppedLoop => "dropped_loop",
             Self::DroppedLimited => "dropped_limited",
+            Self::DroppedUnallocated => "dropped_unallocated",
         }
     }
 

@@ -38,9 +38,11 @@ pub(crate) fn decide<A: Family>(
 ) -> Verdict {
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
-    let strange = arrival.other_host && !is_port(arrival.ifindex);
-    if !concerns(packet.tuple.dport, socket, address) || strange {
+    if arrival.other_host && !is_port(arrival.ifindex) {
         return Verdict::Passed;
+    }
+    if !concerns(packet.tuple.dport, socket, address) {
+        return service_addr::stranger(packet.tuple.dst, address);
     }
     if let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Ingress)
         && let Some(verdict) = known(packet, arrival, row, to)
@@ -72,10 +74,11 @@ pub(crate) fn decide<A: Family>(
     if service_addr::is_cluster_ip(packet.tuple.dst, address) {
         return Verdict::RefusedUnknownPort;
     }
-    if socket & BACKEND != 0 {
+    let verdict = service_addr::stranger(packet.tuple.dst, address);
+    if verdict == Verdict::Passed && socket & BACKEND != 0 {
         return direct(packet, arrival, to);
     }
-    Verdict::Passed
+    verdict
 }
 
 /// Whether an interface is a port of a bridge. Elsewhere a frame for another

@@ -36,6 +36,7 @@ mod packet;
 mod policy;
 mod portless;
 mod quote;
+mod ranges;
 mod refuse;
 mod rewrite;
 mod rewrite_frame;

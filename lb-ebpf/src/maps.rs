@@ -11,7 +11,8 @@ use lb_common::limits::{
 };
 use lb_common::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, PrefixKey,
-    Service, ServiceName, SocketKey, SocketName, SocketPeer, Traffic, V4, V6, filter, verdict,
+    RangeHeads, Service, ServiceName, SocketKey, SocketName, SocketPeer, Traffic, V4, V6, filter,
+    verdict,
 };
 
 /// Keys and rows of lookups that only new flows need.
@@ -88,14 +89,20 @@ pub(crate) static LB_AFFINITY_V4: LruHashMap<AffinityKey<V4>, Affinity> =
 #[map]
 pub(crate) static LB_AFFINITY_V6: LruHashMap<AffinityKey<V6>, Affinity> =
     LruHashMap::with_max_entries(MAX_AFFINITY, 0);
-/// IPv4 source ranges of Services, and where local pods are.
+/// IPv4 source ranges of Services, where local pods are, and where Services'
+/// addresses are.
 #[map]
 pub(crate) static LB_PREFIXES_V4: LpmTrie<PrefixKey<V4>, u32> =
     LpmTrie::with_max_entries(MAX_PREFIXES, BPF_F_NO_PREALLOC);
-/// IPv6 source ranges of Services, and where local pods are.
+/// IPv6 source ranges of Services, where local pods are, and where Services'
+/// addresses are.
 #[map]
 pub(crate) static LB_PREFIXES_V6: LpmTrie<PrefixKey<V6>, u32> =
     LpmTrie::with_max_entries(MAX_PREFIXES, BPF_F_NO_PREALLOC);
+/// How the ranges of the cluster's Service addresses begin, by family; asked of
+/// every packet that is not ours.
+#[map]
+pub(crate) static LB_RANGES: Array<RangeHeads> = Array::with_max_entries(2, BPF_F_MMAPABLE);
 /// Open connections, by backend id: what least-connections compares. Shared by
 /// all CPUs; the agent puts right what flows that ended unseen left behind.
 #[map]

@@ -27,8 +27,9 @@ pub(crate) fn ingress<A: IcmpFamily + QuoteFamily + RewriteFamily>(
         return verdict;
     }
     let dst = packet.tuple.dst;
-    let Some(kind) = service_addr::kind(dst, filter::address(dst)) else {
-        return Verdict::Passed;
+    let flags = filter::address(dst);
+    let Some(kind) = service_addr::kind(dst, flags) else {
+        return service_addr::stranger(dst, flags);
     };
     if message == Some(Message::EchoRequest)
         && globals::option(option::ANSWER_ECHO)

@@ -20,6 +20,8 @@ const ENOBUFS: i32 = 105;
 /// `EACCES`: outside the Service's source ranges. A packet would be dropped; a
 /// call can say so.
 const EACCES: i32 = 13;
+/// `EHOSTUNREACH`: nobody has the address. Here, too, a call can say so.
+const EHOSTUNREACH: i32 = 113;
 /// `ECONNREFUSED`.
 const ECONNREFUSED: i32 = 111;
 
@@ -31,6 +33,8 @@ fn finish(verdict: Verdict) -> i32 {
         sock_addr::refuse(ECONNREFUSED)
     } else if verdict == Verdict::DroppedSourceRange {
         sock_addr::refuse(EACCES)
+    } else if verdict == Verdict::DroppedUnallocated {
+        sock_addr::refuse(EHOSTUNREACH)
     } else if verdict.is_drop() {
         sock_addr::refuse(ENOBUFS)
     } else {

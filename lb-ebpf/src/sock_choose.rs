@@ -42,10 +42,11 @@ fn frontend_of<A: Family>(caller: &Caller, addr: A, name: SocketName) -> Result<
             return Ok(frontend);
         }
     }
-    if service_addr::is_cluster_ip(addr, filter::address(addr)) {
+    let flags = filter::address(addr);
+    if service_addr::is_cluster_ip(addr, flags) {
         return Err(Verdict::RefusedUnknownPort);
     }
-    Err(Verdict::Passed)
+    Err(service_addr::stranger(addr, flags))
 }
 
 /// A backend of the frontend that the caller dialled with this name.

@@ -180,10 +180,11 @@ fn send_back(ifindex: u32, is_answer: bool) -> i32 {
 #[inline(always)]
 fn stray_fragment<A: TcFamily>(packet: &Packet<A>) -> Verdict {
     let dst = packet.tuple.dst;
-    if service_addr::is_cluster_ip(dst, filter::address(dst)) {
+    let flags = filter::address(dst);
+    if service_addr::is_cluster_ip(dst, flags) {
         Verdict::DroppedFragment
     } else {
-        Verdict::Passed
+        service_addr::stranger(dst, flags)
     }
 }
 

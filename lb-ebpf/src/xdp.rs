@@ -19,7 +19,7 @@ use crate::maps::LB_INTERFACES;
 use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, V6_LEN, Window};
 use crate::rewrite_frame::{self, FrameFamily, Macs};
 use crate::stats::{self, Size};
-use crate::{filter, flows, sockets};
+use crate::{filter, flows, service_addr, sockets};
 
 /// What both families need, to write the hook once.
 trait XdpFamily: Family + FrameFamily {
@@ -85,7 +85,9 @@ fn decide<A: XdpFamily>(ctx: &XdpContext, window: Window) -> (Verdict, u32) {
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
     if !ingress::concerns(packet.tuple.dport, socket, address) {
-        return to_stack(Verdict::Passed);
+        let verdict = service_addr::stranger(packet.tuple.dst, address);
+        let ours = verdict == Verdict::Passed || is_for(window, ctx.ingress_ifindex() as u32);
+        return to_stack(if ours { verdict } else { Verdict::Passed });
     }
     match ours(ctx, window, packet, socket) {
         Ok(result) => result,

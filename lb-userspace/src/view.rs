@@ -4,6 +4,8 @@
 use crate::dataplane::maps::{Maps, MapsError};
 use crate::desired::{Policy, Takes};
 use crate::reconcile::key_of;
+use ipnet::IpNet;
+use lb_common::key::SERVICE_CIDRS;
 use lb_common::value::{backend_state, frontend_kind, policy, scope};
 use lb_common::{Backend, Frontend, Hook, Traffic, V4, V6, Verdict};
 use serde::Serialize;
@@ -259,4 +261,13 @@ pub fn verdicts(maps: &Maps) -> Result<Verdicts, MapsError> {
         counts.collect::<Result<_, _>>().map(|counts| (hook.name(), counts))
     };
     Hook::ALL.into_iter().map(of).collect()
+}
+
+/// The ranges that the cluster takes Services' addresses from.
+pub fn service_cidrs(maps: &Maps) -> Result<Vec<IpNet>, MapsError> {
+    let rows = maps.prefixes.rows()?.into_iter();
+    let mut ranges: Vec<IpNet> =
+        rows.filter(|(owner, _)| *owner == SERVICE_CIDRS).map(|(_, range)| range).collect();
+    ranges.sort_unstable();
+    Ok(ranges)
 }

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use lb_common::proto::connects;
 use lb_common::tcp::{self, From};
 use lb_common::value::{backend_state, role};
@@ -112,6 +113,8 @@ pub struct Model {
     pub frontends: BTreeMap<(SocketAddr, u8), usize>,
     /// Addresses that are Services' as a whole.
     pub addresses: BTreeSet<IpAddr>,
+    /// Ranges of Services' addresses.
+    pub service_cidrs: Vec<IpNet>,
     /// Whatever was a backend's address, port and protocol.
     pub known_backends: BTreeSet<(SocketAddr, u8)>,
     runs: Vec<Run>,
@@ -181,6 +184,15 @@ impl Model {
             traffic.packets_out += 1;
             traffic.bytes_out += len;
         });
+    }
+
+    /// What becomes of a packet that nothing is known of.
+    fn stranger(&self, dst: SocketAddr) -> Fate {
+        if self.service_cidrs.iter().any(|range| range.contains(&dst.ip())) {
+            Fate::Dropped(Verdict::DroppedUnallocated)
+        } else {
+            Fate::Unchanged(Verdict::Passed)
+        }
     }
 
     /// Whether a packet to a backend with this row may begin or go on: see

@@ -101,6 +101,7 @@ fn facts() -> NetworkFacts {
         node_addresses: vec!["192.0.2.1".parse().unwrap()],
         node_port_addresses: vec!["192.0.2.1".parse().unwrap()],
         pods: vec![],
+        service_cidrs: vec![],
         translation_addresses: vec![],
     }
 }

@@ -30,6 +30,7 @@ pub(super) fn facts(
         ),
         translation_addresses: sources.into_iter().collect(),
         pods: pods(node, behaviour),
+        service_cidrs: Vec::new(),
     }
 }
 

@@ -9,12 +9,13 @@ use super::status::{SharedStatus, SyncInfo, unix_now};
 use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, sysctl};
 use crate::cli::BehaviourArgs;
 use crate::dataplane::{HookOptions, Hooks};
-use crate::desired::{Compiler, Problem, SlowStart};
+use crate::desired::{Compiler, Problem, SlowStart, service_cidrs};
 use crate::model;
 use crate::netlink::{NetworkState, NetworkWatcher};
 use crate::reconcile::{NetworkFacts, Programmer, QUARANTINE};
 use crate::source::SourceError;
 use crate::source::manifests::{ManifestDir, Snapshot};
+use ipnet::IpNet;
 use prometheus_client::metrics::histogram::Histogram;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -56,6 +57,8 @@ pub(super) struct Node {
     behaviour: BehaviourArgs,
     /// This machine's Node object.
     own: Option<Arc<model::Node>>,
+    /// Where the cluster takes Services' addresses from.
+    service_cidrs: Vec<IpNet>,
     slow_start: SlowStart,
     problems: Vec<Problem>,
     health: Arc<ProxyHealth>,
@@ -120,6 +123,7 @@ impl Node {
             compiler: Compiler::new(config.compile.clone()),
             behaviour: config.behaviour.clone(),
             own: None,
+            service_cidrs: Vec::new(),
             slow_start: SlowStart::new(config.slow_start),
             problems: Vec::new(),
             health: Arc::clone(health),
@@ -206,6 +210,10 @@ impl Node {
     /// Compiles what was read; true if other interfaces are uplinks now.
     fn take(&mut self, snapshot: &Snapshot) -> bool {
         self.programmer.hold_only(|key| snapshot.lost.may_hold(&key.namespace, &key.name));
+        if !snapshot.lost.may_hold_cidrs() {
+            self.programmer.release_cidrs();
+        }
+        self.service_cidrs = service_cidrs(&snapshot.objects);
         self.compiler.update(&snapshot.objects, &snapshot.changes);
         self.problems = snapshot.problems.iter().chain(self.compiler.problems()).cloned().collect();
         let name = self.compiler.options().node_name.as_deref();
@@ -224,12 +232,17 @@ impl Node {
 
     /// What the maps must know of this node now.
     fn look(&self) -> NetworkFacts {
-        facts(self.network.state(), self.own.as_deref(), &self.behaviour)
+        self.look_at(self.network.state())
+    }
+
+    fn look_at(&self, state: &NetworkState) -> NetworkFacts {
+        let service_cidrs = self.service_cidrs.clone();
+        NetworkFacts { service_cidrs, ..facts(state, self.own.as_deref(), &self.behaviour) }
     }
 
     fn network_changed(&mut self, state: &NetworkState) {
         self.report.set_network_error(None);
-        let facts = facts(state, self.own.as_deref(), &self.behaviour);
+        let facts = self.look_at(state);
         if facts != self.facts {
             self.facts = facts;
             // The filter must know an address before a program may use it.

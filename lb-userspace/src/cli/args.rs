@@ -30,8 +30,8 @@ pub enum Command {
     /// Serve the Services that a directory of manifests describes
     ///
     /// Reads every .yaml, .yml and .json file in the directory (Service, EndpointSlice, Pod, Node
-    /// and ServiceCIDR objects, as `kubectl get svc,endpointslices,pods,nodes -A -o yaml` prints
-    /// them), loads the BPF programs, attaches them to the interfaces of this network namespace
+    /// and ServiceCIDR objects, as `kubectl get svc,endpointslices,pods,nodes,servicecidrs -A -o
+    /// yaml` prints them), loads the BPF programs, attaches them to the interfaces of this network namespace
     /// and follows every change of the directory and of the network.
     ///
     /// Ending the agent (SIGTERM, SIGINT) leaves the Services in force; `lb cleanup` removes

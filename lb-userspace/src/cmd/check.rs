@@ -13,7 +13,7 @@ use super::explain::{ServiceRow, write as write_explanations};
 use crate::cli::{Format, print, print_json};
 use crate::desired::{
     CompileOptions, Desired, Explanation, Problem, Severity, compile, explain, health_checks,
-    printable,
+    printable, service_cidrs,
 };
 use crate::model::{Kind, ObjectName, Objects, Sourced};
 use crate::source::manifests::{ManifestDir, Snapshot};
@@ -61,6 +61,8 @@ struct Report<'a> {
     warnings: usize,
     ignored: usize,
     service_ports: usize,
+    /// Where addresses that no Service has are dropped.
+    service_cidrs: Vec<String>,
     /// Of the node, if one was named.
     backends: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,6 +126,10 @@ impl<'a> Report<'a> {
                 .count(),
             ignored: snapshot.ignored,
             service_ports: desired.services.len(),
+            service_cidrs: service_cidrs(&snapshot.objects)
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             backends: backends.filter(|backend| node_name.is_none() || backend.local).count(),
             node_name,
             objects,
@@ -138,6 +144,11 @@ impl<'a> Report<'a> {
         }
         write_explanations(&mut text, explanations, self.node_name.is_some());
         // Writing to a string can't fail.
+        if !self.service_cidrs.is_empty() {
+            let ranges = self.service_cidrs.join(", ");
+            let rest = "what no Service has is dropped";
+            let _ = writeln!(text, "ServiceCIDRs {ranges}: {rest}");
+        }
         let _ = writeln!(
             text,
             "{} accepted, {} refused, {}, {} of other kinds ignored; {}, {}, {}{}",

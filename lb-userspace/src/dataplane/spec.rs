@@ -6,8 +6,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::{MapInfo, MapType};
 use lb_common::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, PrefixKey,
-    Service, ServiceName, SocketKey, SocketName, SocketPeer, Traffic, V4, V6, filter, limits,
-    names, verdict,
+    RangeHeads, Service, ServiceName, SocketKey, SocketName, SocketPeer, Traffic, V4, V6, filter,
+    limits, names, verdict,
 };
 
 /// Sizes of the maps. A pin directory keeps those that it was made with.
@@ -95,6 +95,7 @@ pub(super) const fn specs(sizes: &MapSizes) -> [MapSpec; names::PINNED_MAPS.len(
         spec::<AffinityKey<V6>, Affinity>(names::MAP_AFFINITY_V6, LruHash, affinity),
         spec::<Key<PrefixKey<V4>>, u32>(names::MAP_PREFIXES_V4, LpmTrie, prefixes),
         spec::<Key<PrefixKey<V6>>, u32>(names::MAP_PREFIXES_V6, LpmTrie, prefixes),
+        spec::<u32, RangeHeads>(names::MAP_RANGES, Array, 2),
         spec::<u32, u64>(names::MAP_OPEN, Array, backends),
         spec::<u64, SocketPeer>(names::MAP_SOCKETS_TCP, LruHash, limits::MAX_SOCKETS),
         spec::<u64, SocketPeer>(names::MAP_SOCKETS_UDP, Hash, limits::MAX_SOCKETS),

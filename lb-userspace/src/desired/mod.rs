@@ -9,6 +9,7 @@ mod endpoints;
 mod explain;
 mod health;
 mod problem;
+mod service_cidrs;
 pub mod slots;
 mod slow_start;
 
@@ -28,6 +29,7 @@ pub use self::compiler::Compiler;
 pub use self::explain::{ExplainedPort, Explanation, explain};
 pub use self::health::{HealthCheck, health_checks};
 pub use self::problem::{Problem, Severity, printable};
+pub use self::service_cidrs::service_cidrs;
 pub use self::slow_start::SlowStart;
 
 /// Transport protocol of a Service port.

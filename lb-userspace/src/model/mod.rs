@@ -81,6 +81,13 @@ impl Kind {
         }
     }
 
+    /// Whether an API version can be read: beside the one that is current, those
+    /// whose objects have the same fields.
+    pub fn reads(self, api_version: &str) -> bool {
+        api_version == self.api_version()
+            || (self == Self::ServiceCidr && api_version == "networking.k8s.io/v1beta1")
+    }
+
     /// Whether objects live in a namespace.
     pub const fn namespaced(self) -> bool {
         match self {

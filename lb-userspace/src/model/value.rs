@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::desired::Protocol;
 
 /// Why a value is not what its field needs.
@@ -16,6 +18,15 @@ pub(super) enum BadValue {
     /// An IPv4 address in an IPv6 one.
     #[error("{0} must be written as the IPv4 address that it means")]
     MappedAddress(IpAddr),
+    /// Not a range of addresses.
+    #[error("{0:?} is not a range of addresses such as 10.96.0.0/16")]
+    Range(String),
+    /// A range of IPv4 addresses in IPv6 ones.
+    #[error("{0:?} must be written as the IPv4 range that it means")]
+    MappedRange(String),
+    /// A range that begins in its middle.
+    #[error("{0:?} has bits beyond its length: write {1}")]
+    LooseRange(String, IpNet),
     /// An address that no packet can be sent to from elsewhere.
     #[error("{0} is {1}, which no Service can use")]
     SpecialAddress(IpAddr, &'static str),
@@ -62,6 +73,21 @@ pub(super) fn address(text: &str) -> Result<IpAddr, BadValue> {
     }
 }
 
+/// A range in its only form.
+pub(super) fn range(text: &str) -> Result<IpNet, BadValue> {
+    // The parser of ranges takes zeros before a number, which others read as octal.
+    let addr = text.split_once('/').and_then(|(addr, _)| addr.parse::<IpAddr>().ok());
+    let range: Option<IpNet> = addr.and_then(|_| text.parse().ok());
+    let range = range.ok_or_else(|| BadValue::Range(text.into()))?;
+    match range {
+        IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some() => {
+            Err(BadValue::MappedRange(text.into()))
+        }
+        _ if range != range.trunc() => Err(BadValue::LooseRange(text.into(), range.trunc())),
+        IpNet::V4(_) | IpNet::V6(_) => Ok(range),
+    }
+}
+
 /// An address that packets can be sent to from another host.
 pub(super) fn unicast_address(text: &str) -> Result<IpAddr, BadValue> {
     let addr = address(text)?;
@@ -93,7 +119,7 @@ pub(super) fn sloppy_unicast_address(text: &str) -> Result<IpAddr, BadValue> {
 }
 
 /// A range of addresses, likewise.
-pub(super) fn sloppy_range(text: &str) -> Option<ipnet::IpNet> {
+pub(super) fn sloppy_range(text: &str) -> Option<IpNet> {
     let (address, length) = text.trim().split_once('/')?;
     format!("{}/{length}", without_leading_zeros(address)).parse().ok()
 }

@@ -11,7 +11,7 @@ use super::state::{Programmed, ProgrammedBackend, ProgrammedService, QUARANTINE,
 use crate::dataplane::maps::ServiceHeader;
 use crate::desired::ServicePortKey;
 use ipnet::IpNet;
-use lb_common::key::PODS;
+use lb_common::key::{PODS, SERVICE_CIDRS};
 use lb_common::value::backend_state;
 use lb_common::{Backend, Segment, Service};
 use std::collections::btree_map::Entry;
@@ -51,6 +51,7 @@ pub(super) fn adopt(image: Image, now: Instant) -> (Programmed, Vec<Change>) {
         frontend_capacity: image.frontend_capacity,
         prefixes: adopt_prefixes(image.prefixes, &owners, &mut changes),
         prefix_capacity: image.prefix_capacity,
+        heads: image.heads,
         removed: BTreeMap::new(),
         rows: image.backends,
         filter: image.filter,
@@ -149,7 +150,7 @@ fn adopt_prefixes(
 ) -> BTreeMap<u32, BTreeSet<IpNet>> {
     let mut prefixes: BTreeMap<u32, BTreeSet<IpNet>> = BTreeMap::new();
     for (owner, range) in rows {
-        if owner == PODS || owners.contains_key(&owner) {
+        if matches!(owner, PODS | SERVICE_CIDRS) || owners.contains_key(&owner) {
             prefixes.entry(owner).or_default().insert(range);
         } else {
             changes.push(Change::Prefix { owner, range, present: false });

@@ -3,7 +3,7 @@
 
 use crate::dataplane::maps::{FrontendId, Maps, MapsError, ServiceHeader};
 use ipnet::IpNet;
-use lb_common::{Backend, Frontend, Segment, ServiceName};
+use lb_common::{Backend, Frontend, RangeHeads, Segment, ServiceName};
 
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,12 +59,20 @@ pub(super) enum Change {
     },
     /// Adds or removes a range.
     Prefix {
-        /// The Service's id, or [`lb_common::key::PODS`].
+        /// The Service's id, [`lb_common::key::PODS`], or
+        /// [`lb_common::key::SERVICE_CIDRS`].
         owner: u32,
         /// The range.
         range: IpNet,
         /// Whether it shall be there.
         present: bool,
+    },
+    /// Says how the ranges of Services' addresses begin.
+    Heads {
+        /// 0 for IPv4, 1 for IPv6.
+        family: usize,
+        /// The row.
+        heads: RangeHeads,
     },
     /// Adds, replaces or removes a frontend.
     Frontend {
@@ -106,6 +114,7 @@ pub(super) fn write(maps: &mut Maps, change: &Change) -> Result<(), MapsError> {
         }
         Change::Prefix { owner, range, present: true } => maps.prefixes.insert(*owner, *range),
         Change::Prefix { owner, range, present: false } => maps.prefixes.remove(*owner, *range),
+        Change::Heads { family, heads } => maps.ranges.set(*family, heads),
         Change::Frontend { id, row: Some(row) } => maps.frontends.insert(*id, *row),
         Change::Frontend { id, row: None } => maps.frontends.remove(*id),
     }

@@ -7,8 +7,9 @@ use crate::desired::{DesiredService, Scope};
 use ipnet::IpNet;
 use lb_common::Frontend;
 use lb_common::value::{frontend_flag, frontend_kind};
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What the maps must know of this node.
@@ -22,6 +23,19 @@ pub struct NetworkFacts {
     pub translation_addresses: Vec<IpAddr>,
     /// Where local pods are, if that is told by their addresses.
     pub pods: Vec<IpNet>,
+    /// Where the cluster takes Services' addresses from.
+    pub service_cidrs: Vec<IpNet>,
+}
+
+impl NetworkFacts {
+    /// These facts, with further ranges of Services' addresses.
+    pub(super) fn with_service_cidrs(&self, more: &BTreeSet<IpNet>) -> Cow<'_, Self> {
+        if more.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        let service_cidrs = self.service_cidrs.iter().chain(more).copied().collect();
+        Cow::Owned(Self { service_cidrs, ..self.clone() })
+    }
 }
 
 /// The rows of a Service port with this id, each key once: of two kinds of the

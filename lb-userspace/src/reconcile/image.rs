@@ -3,7 +3,7 @@
 
 use crate::dataplane::maps::{FrontendId, Maps, MapsError};
 use ipnet::IpNet;
-use lb_common::{Backend, Frontend, Segment, Service, ServiceName};
+use lb_common::{Backend, Frontend, RangeHeads, Segment, Service, ServiceName};
 
 /// What the kernel holds.
 #[derive(Clone, Default)]
@@ -26,6 +26,8 @@ pub(super) struct Image {
     pub(super) prefixes: Vec<(u32, IpNet)>,
     /// Most ranges by family.
     pub(super) prefix_capacity: [u32; 2],
+    /// How the ranges of Services' addresses begin, by family.
+    pub(super) heads: [RangeHeads; 2],
 }
 
 impl Image {
@@ -41,6 +43,7 @@ impl Image {
             frontend_capacity: maps.frontends.capacity(),
             prefixes: maps.prefixes.rows()?,
             prefix_capacity: maps.prefixes.capacity(),
+            heads: [0, 1].map(|family| maps.ranges.get(family).unwrap_or_default()),
         })
     }
 

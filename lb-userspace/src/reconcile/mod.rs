@@ -16,6 +16,7 @@ mod name;
 mod place;
 mod plan;
 mod refusal;
+mod service_cidrs;
 mod slots;
 mod state;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use crate::dataplane::maps::{Maps, MapsError};
 use crate::desired::{Desired, ServicePortKey};
 use change::Change;
 use image::Image;
+use ipnet::IpNet;
 use state::Programmed;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -62,13 +64,16 @@ pub struct Programmer {
     programmed: Option<Programmed>,
     /// Service ports that must not lose what they have.
     held: BTreeSet<ServicePortKey>,
+    /// Ranges of Services' addresses that must stay, likewise.
+    held_cidrs: BTreeSet<IpNet>,
 }
 
 impl Programmer {
     /// Opens the pinned maps and continues with what they hold.
     pub fn open(pin_dir: &Path, now: Instant) -> Result<Self, MapsError> {
         let maps = Maps::open(pin_dir)?;
-        let mut opened = Self { maps, programmed: None, held: BTreeSet::new() };
+        let mut opened =
+            Self { maps, programmed: None, held: BTreeSet::new(), held_cidrs: BTreeSet::new() };
         opened.programmed = Some(opened.adopt(now)?);
         Ok(opened)
     }
@@ -80,10 +85,16 @@ impl Programmer {
 
     /// Holds every Service port that is programmed: until it is desired with
     /// backends again, or released by [`Programmer::hold_only`], it keeps what
-    /// it has.
+    /// it has. The ranges of Services' addresses are held, too.
     pub fn hold(&mut self) {
         let services = self.programmed.iter().flat_map(|programmed| programmed.services.keys());
         self.held = services.cloned().collect();
+        self.held_cidrs = self.programmed.iter().flat_map(Programmed::service_cidrs).collect();
+    }
+
+    /// Releases the ranges of Services' addresses that are held.
+    pub fn release_cidrs(&mut self) {
+        self.held_cidrs.clear();
     }
 
     /// Goes on holding only those for which `still` says so.
@@ -106,7 +117,8 @@ impl Programmer {
         let started = Instant::now();
         let mut programmed = self.take(now)?;
         let mut changes = programmed.expire(now);
-        let plan = plan::plan(&mut programmed, desired, &self.held, facts, now);
+        let facts = facts.with_service_cidrs(&self.held_cidrs);
+        let plan = plan::plan(&mut programmed, desired, &self.held, &facts, now);
         let writes = plan.changes.len();
         changes.extend(plan.changes);
         self.write(&changes)?;

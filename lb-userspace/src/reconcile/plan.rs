@@ -100,6 +100,8 @@ fn plan_all(
     let (new, gone) = programmed.set_ranges(PODS, facts.pods.iter().copied());
     steps.prepare.extend(new);
     steps.withdraw.extend(gone);
+    // Last of all, when the Services that came with a range are in force.
+    steps.withdraw.extend(programmed.set_service_cidrs(&facts.service_cidrs));
     // Who has something keeps it, whatever else is asked for.
     let held: BTreeSet<_> = held.iter().filter(|key| is_missing(desired, key)).collect();
     for key in &held {

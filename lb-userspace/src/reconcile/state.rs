@@ -9,7 +9,7 @@ use crate::dataplane::maps::{FrontendId, ServiceHeader};
 use crate::desired::{DesiredBackend, DesiredService, Scope, ServicePortKey, Takes};
 use ipnet::IpNet;
 use lb_common::value::backend_state;
-use lb_common::{Address as _, Backend, BePort, Frontend, Service, V4, V6, filter};
+use lb_common::{Address as _, Backend, BePort, Frontend, RangeHeads, Service, V4, V6, filter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -58,10 +58,13 @@ pub(super) struct Programmed {
     pub(super) frontends: BTreeMap<FrontendId, Frontend>,
     /// Most frontends by family.
     pub(super) frontend_capacity: [u32; 2],
-    /// Ranges by owner: a Service's id, or [`lb_common::key::PODS`].
+    /// Ranges by owner: a Service's id, [`lb_common::key::PODS`], or
+    /// [`lb_common::key::SERVICE_CIDRS`].
     pub(super) prefixes: BTreeMap<u32, BTreeSet<IpNet>>,
     /// Most ranges by family.
     pub(super) prefix_capacity: [u32; 2],
+    /// How the ranges of Services' addresses begin, by family.
+    pub(super) heads: [RangeHeads; 2],
     /// Free Service ids.
     pub(super) service_ids: IdPool,
     /// Free backend ids.

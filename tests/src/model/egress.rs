@@ -23,7 +23,7 @@ impl Model {
             if self.addresses.contains(&dst.ip()) {
                 return Fate::Dropped(Verdict::DroppedLoop);
             }
-            return Fate::Unchanged(Verdict::Passed);
+            return self.stranger(dst);
         };
         let run = &self.runs[index];
         if let Some(source) = run.snat {

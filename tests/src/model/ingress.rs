@@ -89,6 +89,6 @@ impl Model {
             });
             return Fate::Rewritten(Verdict::Passed, choices);
         }
-        Fate::Unchanged(Verdict::Passed)
+        self.stranger(dst)
     }
 }

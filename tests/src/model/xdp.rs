@@ -94,7 +94,7 @@ impl Model {
                 let verdict = if maybe { Verdict::HandedOver } else { Verdict::Passed };
                 Some(Fate::Unchanged(verdict))
             }
-            Fate::Dropped(Verdict::DroppedNoFlow) => Some(fate),
+            Fate::Dropped(Verdict::DroppedNoFlow | Verdict::DroppedUnallocated) => Some(fate),
             Fate::Dropped(_) | Fate::Refused(_) | Fate::Rewritten(..) | Fate::Sent(..) => {
                 self.pending = None;
                 Some(Fate::Unchanged(Verdict::HandedOver))

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use lb_common::sctp::chunk;
 use lb_common::tcp::flag;
 use lb_userspace::desired::Protocol;
@@ -81,6 +82,12 @@ impl Case {
     /// A Service's ClusterIP.
     pub fn vip(self, n: u8, port: u16) -> SocketAddr {
         self.socket(&format!("10.96.0.{n}"), &format!("fd00:10:96::{n:x}"), port)
+    }
+
+    /// The range that [`Case::vip`] is in.
+    pub fn service_cidr(self) -> IpNet {
+        let range = if self.v6 { "fd00:10:96::/112" } else { "10.96.0.0/16" };
+        range.parse().expect("a range")
     }
 
     /// An endpoint or pod of a node; node 1 is the one under test.

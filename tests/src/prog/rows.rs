@@ -7,10 +7,11 @@ use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, PerCpuValues};
 use ipnet::IpNet;
+use lb_common::range::Head;
 use lb_common::value::{backend_state, frontend_flag, frontend_kind, scope};
 use lb_common::{
     Address as _, Affinity, AffinityKey, Backend, BePort, Frontend, FrontendKey, Interface,
-    PrefixKey, Segment, Service, Traffic, V4, V6, filter, names,
+    PrefixKey, RangeHeads, Segment, Service, Traffic, V4, V6, filter, key, names,
 };
 
 use super::{Family, Rig, net};
@@ -192,6 +193,21 @@ impl Rig {
         }
     }
 
+    /// Puts ranges of Services' addresses in force.
+    pub fn set_service_cidrs(&mut self, ranges: &[IpNet]) {
+        for range in ranges {
+            self.add_range(key::SERVICE_CIDRS, *range);
+        }
+        for (family, v6) in [(0, false), (1, true)] {
+            let heads = ranges.iter().filter(|range| range.addr().is_ipv6() == v6);
+            let heads = RangeHeads::new(heads.map(|range| match range {
+                IpNet::V4(range) => Head::new(V4::from(range.network()), range.netmask().into()),
+                IpNet::V6(range) => Head::new(V6::from(range.network()), range.netmask().into()),
+            }));
+            self.set_array(names::MAP_RANGES, family, heads);
+        }
+    }
+
     fn put_range<K: Pod>(&mut self, map: &str, key: &Key<K>) {
         let mut map: LpmTrie<_, K, u32> =
             LpmTrie::try_from(self.map_mut(map)).expect("a prefix map");
@@ -356,6 +372,7 @@ impl Rig {
         self.clear_hash::<AffinityKey<V6>, Affinity>(names::MAP_AFFINITY_V6);
         self.clear_ranges::<PrefixKey<V4>>(names::MAP_PREFIXES_V4);
         self.clear_ranges::<PrefixKey<V6>>(names::MAP_PREFIXES_V6);
+        self.set_service_cidrs(&[]);
         self.clear_flows();
         for id in FIRST_SERVICE..self.next_service {
             self.set_array(names::MAP_SERVICES, id, Service::default());

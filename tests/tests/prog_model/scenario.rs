@@ -31,6 +31,8 @@ pub(crate) enum Target {
     NodePort(Index),
     /// A port that a ClusterIP does not have.
     UnknownPort(Index),
+    /// An address that no Service has, though Services' addresses are around it.
+    Unallocated(u8),
     /// An endpoint, past the Services.
     Direct(Index),
 }
@@ -53,6 +55,8 @@ pub(crate) enum Op {
 pub(crate) struct Scenario {
     pub(crate) v6: bool,
     pub(crate) protocol: Protocol,
+    /// Whether the range of Services' addresses is known.
+    pub(crate) cidr: bool,
     pub(crate) services: Vec<Spec>,
     pub(crate) ops: Vec<Op>,
 }
@@ -62,6 +66,7 @@ fn target() -> impl Strategy<Value = Target> {
         4 => any::<Index>().prop_map(Target::ClusterIp),
         4 => any::<Index>().prop_map(Target::NodePort),
         1 => any::<Index>().prop_map(Target::UnknownPort),
+        1 => (100..110_u8).prop_map(Target::Unallocated),
         3 => any::<Index>().prop_map(Target::Direct),
     ]
 }
@@ -93,6 +98,7 @@ pub(crate) fn scenarios() -> impl Strategy<Value = Scenario> {
     let spec = (any::<[bool; POOL]>(), any::<bool>())
         .prop_map(|(endpoints, random)| Spec { endpoints, random });
     let protocol = select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
-    (any::<bool>(), protocol, vec(spec, 1..4), vec(op(), 1..120))
-        .prop_map(|(v6, protocol, services, ops)| Scenario { v6, protocol, services, ops })
+    (any::<bool>(), protocol, any::<bool>(), vec(spec, 1..4), vec(op(), 1..120)).prop_map(
+        |(v6, protocol, cidr, services, ops)| Scenario { v6, protocol, cidr, services, ops },
+    )
 }

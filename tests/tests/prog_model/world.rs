@@ -51,6 +51,10 @@ impl World {
             owners: Vec::new(),
             arrived: Vec::new(),
         };
+        if scenario.cidr {
+            world.model.service_cidrs.push(case.service_cidr());
+            rig.set_service_cidrs(&[case.service_cidr()]);
+        }
         world.edges.insert(clients[2], POD_2);
         world.edges.extend(outside.map(|ip| (ip, UPLINK)));
         for (number, spec) in scenario.services.iter().enumerate() {
@@ -109,6 +113,7 @@ impl World {
                     Target::UnknownPort(service) => {
                         SocketAddr::new(self.vip(service.index(services)).ip(), 81)
                     }
+                    Target::Unallocated(n) => self.case.vip(*n, 80),
                     Target::Direct(member) => *member.get(&self.pool),
                 };
                 let packet = self.case.segment(client, to, *flags);

@@ -26,4 +26,5 @@ mod refuse;
 mod sctp;
 mod snat;
 mod stranger;
+mod unallocated;
 mod xdp;

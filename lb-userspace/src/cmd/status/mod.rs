@@ -9,7 +9,7 @@ use crate::agent::{
 use crate::cli::{Format, StatusArgs, Table, print, print_json};
 use crate::dataplane::maps::{MapFill, Maps, MapsError, fill};
 use crate::flows::{FlowCount, census};
-use crate::view::{Verdicts, services, verdicts};
+use crate::view::{Verdicts, service_cidrs, services, verdicts};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -41,6 +41,8 @@ struct Status {
 struct Kernel {
     services: usize,
     backends: usize,
+    /// Where addresses that no Service has are dropped.
+    service_cidrs: Vec<String>,
     maps: Vec<MapFill>,
     flows: Vec<FlowCount>,
     /// Services with packets that were dropped for want of a source port.
@@ -119,6 +121,7 @@ fn read_kernel(pin_dir: &Path) -> Result<Kernel, MapsError> {
     Ok(Kernel {
         services: services.len(),
         backends: services.iter().map(|service| service.backends.len()).sum(),
+        service_cidrs: service_cidrs(&maps)?.iter().map(ToString::to_string).collect(),
         maps: fill(pin_dir, &maps)?,
         flows: census(pin_dir)?,
         no_port: services.iter().filter_map(NoPort::of).collect(),
@@ -143,10 +146,14 @@ fn text(status: &Status) -> String {
         ));
     }
     lines.extend(status.warnings.iter().map(|warning| format!("Warning    {warning}")));
-    let Kernel { services, backends, maps: fill, flows, no_port, verdicts } = &status.kernel;
+    let Kernel { services, backends, service_cidrs, maps: fill, flows, no_port, verdicts } =
+        &status.kernel;
     lines.push(format!("Pins       {}", status.pin_dir.display()));
     if !fill.is_empty() {
         lines.push(format!("Serving    {services} Service ports, {backends} backends"));
+    }
+    if !service_cidrs.is_empty() {
+        lines.push(format!("CIDRs      {}", service_cidrs.join(", ")));
     }
     let mut text = lines.join("\n") + "\n";
     if status.agent.is_some() {
@@ -244,6 +251,7 @@ mod tests {
             kernel: Kernel {
                 services: 1,
                 backends: 2,
+                service_cidrs: vec!["10.96.0.0/16".into()],
                 maps: vec![MapFill { map: "LB_SERVICES", used: Some(1), max: 64, bytes: 4097 }],
                 flows: vec![FlowCount { family: "ipv4", protocol: "TCP", state: "open", flows: 3 }],
                 no_port: vec![NoPort {
@@ -267,7 +275,7 @@ Healthy    no
 Agent      ";
         assert!(text.starts_with(expected_start), "{text}");
         for part in [
-            "\nServing    1 Service ports, 2 backends\n",
+            "\nServing    1 Service ports, 2 backends\nCIDRs      10.96.0.0/16\n",
             "\n  eth0      uplink xdp     FAILED the driver has none\n",
             "\nRefused\n  Service shop/web:http (TCP): the slot map is full\n",
             "\n  LB_SERVICES    1  64  5 KiB\n  total                 5 KiB\n",

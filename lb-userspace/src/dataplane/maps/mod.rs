@@ -12,6 +12,7 @@ mod flows;
 mod frontends;
 mod open;
 mod prefixes;
+mod ranges;
 mod region;
 mod service_names;
 mod services;
@@ -27,6 +28,7 @@ pub use flows::{FlowFamily, FlowRows, FlowTable};
 pub use frontends::{FrontendId, FrontendTable};
 pub use open::OpenTable;
 pub use prefixes::PrefixTable;
+pub use ranges::RangeTable;
 pub use service_names::NameTable;
 pub use services::{ServiceHeader, ServiceTable};
 pub use slots::SlotTable;
@@ -49,8 +51,10 @@ pub struct Maps {
     pub filter: FilterTable,
     /// Frontends of both families.
     pub frontends: FrontendTable,
-    /// Source ranges, and where local pods are.
+    /// Source ranges, where local pods are, and where Services' addresses are.
     pub prefixes: PrefixTable,
+    /// How the last of these begin.
+    pub ranges: RangeTable,
     /// Names of Service ports.
     pub names: NameTable,
     /// Counters of Service ports.
@@ -82,6 +86,7 @@ impl Maps {
                 open(names::MAP_PREFIXES_V4)?,
                 open(names::MAP_PREFIXES_V6)?,
             )?,
+            ranges: RangeTable::open(&open(names::MAP_RANGES)?)?,
             names: NameTable::open(open(names::MAP_NAMES)?)?,
             service_traffic: TrafficTable::open(
                 open(names::MAP_SERVICE_TRAFFIC)?,

@@ -1,5 +1,5 @@
 //! `LB_PREFIXES_V4` and `LB_PREFIXES_V6`: which clients a Service port serves,
-//! and where pods of this node are.
+//! where pods of this node are, and where Services' addresses are.
 
 use super::error::MapsError;
 use super::{capacity, typed};

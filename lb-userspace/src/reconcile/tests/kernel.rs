@@ -5,7 +5,7 @@ use super::super::image::Image;
 use super::super::state::{Endpoint, endpoint_of};
 use crate::dataplane::maps::FrontendId;
 use lb_common::value::{backend_state, frontend_flag};
-use lb_common::{Backend, Frontend, Segment, Service, filter};
+use lb_common::{Backend, Frontend, RangeHeads, Segment, Service, filter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ pub(super) fn kernel(services: usize, backends: usize, words: usize, frontends: 
         frontend_capacity: [frontends; 2],
         prefixes: vec![],
         prefix_capacity: [frontends; 2],
+        heads: [RangeHeads::default(); 2],
     }
 }
 
@@ -53,6 +54,7 @@ pub(super) fn write(kernel: &mut Image, change: &Change) {
             kernel.prefixes.retain(|known| known != &(*owner, *range));
             kernel.prefixes.extend(present.then_some((*owner, *range)));
         }
+        Change::Heads { family, heads } => kernel.heads[*family] = *heads,
         Change::Frontend { id, row } => {
             kernel.frontends.retain(|(other, _)| other != id);
             kernel.frontends.extend(row.map(|row| (*id, row)));

@@ -1,6 +1,7 @@
 //! Any sequence of desired states, with a packet between any two writes, and
 //! an agent that dies between any two writes.
 
+mod cidrs;
 mod keep;
 mod kernel;
 mod weigh;
@@ -61,6 +62,7 @@ fn facts() -> NetworkFacts {
         node_port_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         translation_addresses: vec![],
         pods: vec![],
+        service_cidrs: vec![],
     }
 }
 

@@ -14,6 +14,8 @@ pub struct Lost {
     services: BTreeSet<ObjectName>,
     /// Namespaces in which something with endpoints is refused.
     namespaces: BTreeSet<String>,
+    /// A ServiceCIDR that is refused.
+    cidrs: bool,
 }
 
 impl Lost {
@@ -27,6 +29,11 @@ impl Lost {
         self.anything
             || self.namespaces.contains(namespace)
             || self.services.iter().any(|one| one.namespace == namespace && one.name == service)
+    }
+
+    /// Whether ranges of Services' addresses may be among what is unknown.
+    pub const fn may_hold_cidrs(&self) -> bool {
+        self.anything || self.cidrs
     }
 
     /// A file that can't be read at all.
@@ -44,13 +51,15 @@ impl Lost {
             Kind::EndpointSlice | Kind::Pod => {
                 self.namespaces.insert(name.namespace);
             }
-            Kind::Node | Kind::ServiceCidr => {}
+            Kind::ServiceCidr => self.cidrs = true,
+            Kind::Node => {}
         }
     }
 
     /// Adds what is unknown of another file.
     pub(super) fn extend(&mut self, other: &Self) {
         self.anything |= other.anything;
+        self.cidrs |= other.cidrs;
         self.services.extend(other.services.iter().cloned());
         self.namespaces.extend(other.namespaces.iter().cloned());
     }

@@ -148,18 +148,25 @@ impl DecodedFile {
         }
     }
 
-    fn object(&mut self, kind: Kind, api_version: &str, document: Map<String, Value>, place: &str) {
+    fn object(
+        &mut self,
+        kind: Kind,
+        api_version: &str,
+        mut document: Map<String, Value>,
+        place: &str,
+    ) {
         let Some(name) = object_name(kind, &document) else {
             let label = format!("{} ({})", kind.name(), or_file(place));
             self.refuse(place.to_owned(), Some(label), "metadata.name", "is missing or no word");
             return;
         };
         let label = format!("{} {name}", kind.name());
-        if api_version != kind.api_version() {
+        if !kind.reads(api_version) {
             let message = format!("{api_version:?} can't be read, only {:?}", kind.api_version());
             self.refuse(place.to_owned(), Some(label), "apiVersion", &message);
             return;
         }
+        document.insert("apiVersion".to_owned(), kind.api_version().into());
         let mut findings = Findings::default();
         let object = convert(kind, name.clone(), Value::Object(document), &mut findings);
         self.objects.push(Decoded {
@@ -319,6 +326,24 @@ mod tests {
             })]),
             ["EndpointSlice default/s error: apiVersion: \"discovery.k8s.io/v1beta1\" can't be \
               read, only \"discovery.k8s.io/v1\""]
+        );
+    }
+
+    #[test]
+    fn the_beta_of_service_cidrs_is_read_alone_and_in_lists() {
+        let cidr = |name: &str| json!({ "metadata": { "name": name }, "spec": { "cidrs": ["10.0.0.0/16"] } });
+        let mut beta = cidr("a");
+        beta["apiVersion"] = "networking.k8s.io/v1beta1".into();
+        beta["kind"] = "ServiceCIDR".into();
+        let list = |version: &str, items: Value| json!({ "apiVersion": format!("networking.k8s.io/{version}"), "kind": "ServiceCIDRList", "items": items });
+        assert_eq!(
+            lines(vec![
+                beta.clone(),
+                list("v1beta1", json!([cidr("b")])),
+                list("v1", json!([cidr("c")])),
+                list("v1beta1", json!([beta])),
+            ]),
+            ["a", "b", "c", "a"].map(|name| format!("ServiceCIDR {name} accepted"))
         );
     }
 
