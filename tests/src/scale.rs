@@ -10,6 +10,7 @@ use crate::manifest::{Service, items};
 use crate::topology::Wiring;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
+use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 pub use text::Shape;
@@ -127,6 +128,9 @@ fn write(
     let dir = cluster.manifests.path();
     let (fresh, path) = (dir.join(".cluster.new"), dir.join(shape.file_name()));
     std::fs::write(&fresh, text).context("write the manifests")?;
+    // As careful writers do. File systems that see to it themselves would let
+    // the rename wait for the disk, for longer than all of what is measured.
+    File::open(&fresh).and_then(|file| file.sync_all()).context("write them to the disk")?;
     Ok(move || {
         // A failure shows as a change that never comes.
         let _ = std::fs::rename(fresh, path);

@@ -1,4 +1,4 @@
-//! How fast the agent is with many Services: `lb-scale [yaml|json|documents|files]...`,
+//! How fast the agent is with many Services: `lb-scale [yaml|json|compact|documents|files]...`,
 //! as root. For figures that mean something, build it and `lb` for release.
 
 use anyhow::{Context as _, Result, bail};
@@ -6,7 +6,7 @@ use lb_tests::scale::{Field, LARGE, Shape};
 use std::time::{Duration, Instant};
 
 /// Changes that are measured.
-const ROUNDS: usize = 20;
+const ROUNDS: usize = 50;
 
 fn main() -> Result<()> {
     let named: Vec<Shape> =
@@ -20,7 +20,9 @@ fn main() -> Result<()> {
 fn shape(name: &str) -> Result<Shape> {
     let found =
         Shape::ALL.into_iter().find(|shape| format!("{shape:?}").eq_ignore_ascii_case(name));
-    found.with_context(|| format!("usage: lb-scale [yaml|json|documents|files]..., not {name:?}"))
+    found.with_context(|| {
+        format!("usage: lb-scale [yaml|json|compact|documents|files]..., not {name:?}")
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "what this program is for")]

@@ -10,6 +10,8 @@ pub enum Shape {
     Yaml,
     /// One file with a list, in JSON.
     Json,
+    /// The same on one line.
+    Compact,
     /// One file with a document for each object.
     Documents,
     /// A file for each Service.
@@ -18,12 +20,13 @@ pub enum Shape {
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Yaml, Self::Json, Self::Documents, Self::Files];
+    pub const ALL: [Self; 5] =
+        [Self::Yaml, Self::Json, Self::Compact, Self::Documents, Self::Files];
 
     /// The name of the file that changes.
     pub const fn file_name(self) -> &'static str {
         match self {
-            Self::Json => "cluster.json",
+            Self::Json | Self::Compact => "cluster.json",
             Self::Yaml | Self::Documents | Self::Files => "cluster.yaml",
         }
     }
@@ -41,6 +44,10 @@ impl Shape {
                     text.push_str("        ");
                     json(&mut text, object, 8);
                     text.push_str(",\n");
+                }
+                Self::Compact => {
+                    // Writing to a string can't fail.
+                    let _ = write!(text, "{object},");
                 }
                 Self::Documents | Self::Files => {
                     text.push_str("---\n");
@@ -64,13 +71,19 @@ impl Shape {
                 "\n    ],\n    \"kind\": \"List\",\n    \"metadata\": {\n        \"resourceVersion\": \
                  \"\"\n    }\n}\n",
             ),
+            Self::Compact => (
+                "{\"apiVersion\":\"v1\",\"items\":[",
+                "],\"kind\":\"List\",\"metadata\":{\"resourceVersion\":\"\"}}\n",
+            ),
             Self::Documents | Self::Files => ("", ""),
         };
         let mut text = [head, before, &between, behind].concat();
-        if self == Self::Json {
-            // The last item has no comma.
-            text.truncate(text.len() - ",\n".len());
-        }
+        // The last item has no comma.
+        text.truncate(match self {
+            Self::Json => text.len() - ",\n".len(),
+            Self::Compact => text.len() - ",".len(),
+            Self::Yaml | Self::Documents | Self::Files => text.len(),
+        });
         text + tail
     }
 }

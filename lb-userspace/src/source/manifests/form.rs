@@ -1,6 +1,6 @@
 //! The forms in which a text may be cut, and where pieces begin and end.
 
-use memchr::{memchr, memchr_iter, memmem};
+use memchr::{memchr, memchr_iter, memchr2, memchr3, memmem};
 use serde_json::Value;
 
 use super::document;
@@ -16,8 +16,8 @@ pub(super) enum Form {
     /// Items of a YAML list, each with its hyphen: lines that are indented
     /// further than the hyphen go on with its item, whatever they are part of.
     YamlItem,
-    /// Items of a JSON list, as programs print it for people. Where the cuts are
-    /// is only guessed: if each piece is a value by itself, and the rest is a
+    /// Items of a JSON list, as programs print it for people or for others. Where
+    /// the cuts are is only guessed: if each piece is a value by itself, and the rest is a
     /// list, then so is the whole, and it has exactly these items.
     JsonItem,
     /// Documents of a YAML stream: three hyphens at the left edge begin one,
@@ -32,7 +32,8 @@ pub(super) enum Form {
 pub(super) struct Layout {
     pub(super) form: Form,
     indent: usize,
-    /// Ends a JSON item, begins the next.
+    /// Ends a JSON item, begins the next. If nothing but the brace itself ends
+    /// it, items are on one line.
     between: [String; 2],
 }
 
@@ -63,9 +64,15 @@ impl Layout {
         let open = name + text[name..].find('[')? + 1;
         let body = &text[open..];
         let margin = body.len() - body.trim_start_matches(['\n', ' ']).len();
-        let indent = body[..margin].strip_prefix('\n')?;
-        let between = [format!("\n{indent}}}"), format!(",\n{indent}{{")];
-        let layout = Self { form: Form::JsonItem, indent: indent.len(), between };
+        let (indent, between) = match body[..margin].strip_prefix('\n') {
+            Some(indent) => (indent.len(), [format!("\n{indent}}}"), format!(",\n{indent}{{")]),
+            None => {
+                let rest = &body[margin + object_len(&body.as_bytes()[margin..])?..];
+                let gap = rest.len() - rest.strip_prefix(',')?.trim_start_matches(' ').len();
+                (0, ["}".to_owned(), rest[..gap].to_owned() + "{"])
+            }
+        };
+        let layout = Self { form: Form::JsonItem, indent, between };
         body[margin..].starts_with('{').then_some((layout, open + margin))
     }
 
@@ -86,6 +93,7 @@ impl Layout {
                 let ends = |newline: &usize| !self.goes_on(&rest.as_bytes()[newline + 1..]);
                 memchr_iter(b'\n', rest.as_bytes()).find(ends).map_or(rest.len(), |at| at + 1)
             }
+            Form::JsonItem if self.between[0] == "}" => object_len(rest.as_bytes())?,
             Form::JsonItem => {
                 let close = &self.between[0];
                 memmem::find(rest.as_bytes(), close.as_bytes())? + close.len()
@@ -183,6 +191,37 @@ impl Layout {
             Form::Document => tail.is_empty(),
             Form::File => false,
         }
+    }
+}
+
+/// Where the object ends that a JSON text begins with: at the brace that belongs
+/// to its first, of those that are in no string.
+fn object_len(text: &[u8]) -> Option<usize> {
+    let (mut at, mut depth) = (0, 0_usize);
+    loop {
+        at += memchr3(b'{', b'}', b'"', text.get(at..)?)?;
+        match text[at] {
+            b'{' => depth += 1,
+            b'}' => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(at + 1);
+                }
+            }
+            _ => at = string_end(text, at + 1)?,
+        }
+        at += 1;
+    }
+}
+
+/// Where the quote is that ends a JSON string.
+fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr2(b'"', b'\\', text.get(at..)?)?;
+        if text[at] == b'"' {
+            return Some(at);
+        }
+        at += 2;
     }
 }
 

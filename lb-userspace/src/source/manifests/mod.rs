@@ -9,6 +9,7 @@ mod document;
 mod file;
 mod form;
 mod lost;
+mod mapped;
 mod merge;
 mod news;
 mod object;

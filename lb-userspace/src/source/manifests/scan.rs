@@ -163,6 +163,12 @@ fn written_by_others(file: &File) -> bool {
     !granted && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
 }
 
+/// Whether the lease that [`open`] took is still whole: nobody waits to write.
+pub(super) fn is_leased(file: &File) -> bool {
+    // SAFETY: the descriptor is open and F_GETLEASE takes nothing.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
@@ -242,7 +248,9 @@ mod tests {
         let path = dir.path().join("a.yaml");
         fs::write(&path, "old").unwrap();
         let leased = File::open(&path).unwrap();
+        assert!(!is_leased(&leased));
         assert!(!written_by_others(&leased));
+        assert!(is_leased(&leased));
         thread::scope(|scope| {
             let writer = scope.spawn(|| fs::write(&path, "new"));
             thread::sleep(Duration::from_millis(50));

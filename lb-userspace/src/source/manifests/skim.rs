@@ -1,6 +1,7 @@
 //! Reads of a large file only what differs from last time. The rest is looked at
-//! in small portions and recognised, so that no memory is needed for it: to get
-//! as much from the system as the file has takes longer than to read it.
+//! and recognised where it is, in the system's memory, or in small portions, so
+//! that no memory is needed for it: to get as much from the system as the file
+//! has takes longer than to read it.
 
 use std::fs::File;
 use std::io;
@@ -8,6 +9,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::cut::{Cut, Print};
 use super::form::Layout;
+use super::mapped::Mapped;
 
 /// How much is read at once. Stays in the processor's cache.
 const PORTION: usize = 256 * 1024;
@@ -49,7 +51,9 @@ impl Outline {
 
     /// Finds the difference; none if the file has to be read as a whole.
     pub(super) fn skim(&self, file: &File, prints: &[Print]) -> io::Result<Option<Skimmed>> {
-        let file = Portions { file, len: file.metadata()?.len(), bytes: Vec::new(), start: 0 };
+        let len = file.metadata()?.len();
+        let mapped = Mapped::of(file, len);
+        let file = Portions { file, mapped, len, bytes: Vec::new(), start: 0 };
         self.skim_portions(file, prints)
     }
 
@@ -140,6 +144,8 @@ impl Outline {
 /// A file, as much of it as is looked at.
 struct Portions<'a> {
     file: &'a File,
+    /// All of it, where that is possible.
+    mapped: Option<Mapped<'a>>,
     len: u64,
     bytes: Vec<u8>,
     /// Where `bytes` begin.
@@ -159,6 +165,10 @@ impl Portions<'_> {
         let end = at + len as u64;
         if end > self.len {
             return Ok(None);
+        }
+        if let Some(mapped) = &self.mapped {
+            let offset = usize::try_from(at).map_err(io::Error::other)?;
+            return Ok(mapped.get(offset..offset + len));
         }
         if at < self.start || end > self.start + self.bytes.len() as u64 {
             let portion = len.max(PORTION) as u64;

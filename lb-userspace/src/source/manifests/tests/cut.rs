@@ -56,6 +56,11 @@ fn json(numbers: impl IntoIterator<Item = usize>, pretty: bool) -> String {
     if pretty { serde_json::to_string_pretty(&list).unwrap() } else { list.to_string() }
 }
 
+/// As other programs print JSON on one line.
+fn spaced(json: &str) -> String {
+    json.replace(",\"", ", \"").replace("},{", "}, {").replace("\":", "\": ")
+}
+
 /// Everything, piece by piece; none if it is not cut.
 fn in_pieces(text: &str) -> Option<String> {
     let cut = Cut::of(text, false, &[])?;
@@ -92,6 +97,8 @@ fn every_form_that_programs_print_is_cut_and_means_the_same() {
         ("empty documents", stream(0..40).replace("---\n", "---\n---\n")),
         ("documents without an end", stream(0..40) + "---"),
         ("json", json(0..40, true)),
+        ("json on one line", json(0..40, false)),
+        ("json with spaces", spaced(&json(0..40, false))),
     ] {
         let pieces = in_pieces(&text);
         assert!(pieces.is_some(), "{name} is not cut: {text}");
@@ -101,8 +108,9 @@ fn every_form_that_programs_print_is_cut_and_means_the_same() {
 
 #[test]
 fn items_without_a_name_are_known_by_their_place() {
-    for text in [list(0..40, 0), json(0..40, true)] {
+    for text in [list(0..40, 0), json(0..40, true), json(0..40, false)] {
         let text = text.replace("name: n7\n", "nome: n7\n").replace("\"name\": \"n7\"", "\"a\": 1");
+        let text = text.replace("\"name\":\"n7\"", "\"a\":1");
         assert!(in_pieces(&text).is_some_and(|pieces| pieces.contains("items[7]")));
         assert!(in_pieces(&text) == as_a_whole(&text));
     }
@@ -115,7 +123,10 @@ fn what_may_have_another_meaning_in_pieces_is_not_cut() {
     let cases = [
         list(0..10, 0),
         stream(0..10),
-        json(0..40, false),
+        json(0..40, false).replace("},{", "}, {").replacen("}, {", "},{", 1),
+        json(0..40, false).replace("\"n8\"", "\"n8"),
+        json(0..40, false).replace("\"n8\"}", "\"n8\"}}"),
+        json(0..40, false).replace("\"kind\":\"List\"", "\"items\":[],\"kind\":\"List\""),
         good.replace("kind: List", "kind: ServiceList"),
         good.replace("kind: List", "items: []\nkind: List"),
         good.replace("kind: List", "# note\n- apiVersion: v1\nkind: List"),
@@ -206,6 +217,8 @@ fn base() -> impl Strategy<Value = String> {
         list(0..34, 2),
         stream(0..34),
         json(0..34, true),
+        json(0..34, false),
+        spaced(&json(0..34, false)),
         format!("{}{}", stream(0..33), "---\n") + &list(0..3, 0),
     ])
 }
@@ -214,7 +227,9 @@ fn base() -> impl Strategy<Value = String> {
 fn edited() -> impl Strategy<Value = (String, String)> {
     let edit = (nasty(), any::<prop::sample::Index>(), 0_u8..4);
     (base(), proptest::collection::vec(edit, 1..5)).prop_map(|(before, edits)| {
-        let mut lines: Vec<String> = before.lines().map(ToOwned::to_owned).collect();
+        // What is on one line is edited between its commas.
+        let separator = if before.trim_end().contains('\n') { "\n" } else { "," };
+        let mut lines: Vec<String> = before.split(separator).map(ToOwned::to_owned).collect();
         for (line, place, how) in edits {
             let place = place.index(lines.len());
             match how {
@@ -224,7 +239,7 @@ fn edited() -> impl Strategy<Value = (String, String)> {
                 _ => drop(lines.remove(place)),
             }
         }
-        (before, lines.join("\n"))
+        (before, lines.join(separator))
     })
 }
 
@@ -297,18 +312,26 @@ fn only_what_differs_is_read() {
     let numbers = |left_out: usize, more: Option<usize>| {
         (0..60).filter(move |n| *n != left_out).chain(more).collect::<Vec<_>>()
     };
-    let forms: [fn(Vec<usize>) -> String; 4] =
-        [|n| list(n, 0), |n| list(n, 2), |n| stream(n), |n| json(n, true)];
+    let forms: [fn(Vec<usize>) -> String; 6] = [
+        |n| list(n, 0),
+        |n| list(n, 2),
+        |n| stream(n),
+        |n| json(n, true),
+        |n| json(n, false),
+        |n| spaced(&json(n, false)),
+    ];
     for form in forms {
         let mut state = FileState::new("a.yaml".as_ref());
         for (left_out, more) in [(0, None), (1, None), (2, Some(90)), (59, Some(91)), (99, None)] {
             let text = form(numbers(left_out, more));
             let known = state.objects().count();
-            let reading = {
-                std::fs::write(&path, &text).unwrap();
-                state.pieces().read_file(&scan::open(&path, true).unwrap().1).unwrap()
-            };
-            assert_eq!(reading.is_some(), known > 0, "{text}");
+            std::fs::write(&path, &text).unwrap();
+            // Without a lease it is not mapped, but read.
+            let plain = std::fs::File::open(&path).unwrap();
+            let [mapped, read] = [scan::open(&path, true).unwrap().1, plain]
+                .map(|file| format!("{:?}", state.pieces().read_file(&file).unwrap()));
+            assert_eq!(mapped, read);
+            assert_eq!(read != "None", known > 0, "{text}");
             state.refresh(&path, SystemTime::now());
             let decoded = object::decode(document::parse(&text, false).unwrap());
             let names = decoded.objects.into_iter().filter_map(|one| Some(one.id?.1));
