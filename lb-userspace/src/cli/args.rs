@@ -60,7 +60,8 @@ pub enum Command {
     Cleanup(CleanupArgs),
     /// Tell whether everything is in order: hooks, maps, refused objects, last sync
     ///
-    /// The exit status is 1 if something is wrong or no agent runs.
+    /// The exit status is 1 if no agent runs or it can't do its work. Objects that are refused are
+    /// listed, and are no reason.
     Status(StatusArgs),
 }
 

@@ -16,7 +16,7 @@ use crate::desired::{
     printable, service_cidrs,
 };
 use crate::model::{Kind, ObjectName, Objects, Sourced};
-use crate::source::manifests::{ManifestDir, Snapshot};
+use crate::source::manifests::{Ignored, ManifestDir, Snapshot};
 
 /// Arguments of `lb check`.
 #[derive(Clone, Debug, Args)]
@@ -60,6 +60,8 @@ struct Report<'a> {
     refused: usize,
     warnings: usize,
     ignored: usize,
+    /// By kind.
+    ignored_kinds: &'a Ignored,
     service_ports: usize,
     /// Where addresses that no Service has are dropped.
     service_cidrs: Vec<String>,
@@ -124,7 +126,8 @@ impl<'a> Report<'a> {
                 .flat_map(|row| &row.problems)
                 .filter(|problem| problem.severity == "warning")
                 .count(),
-            ignored: snapshot.ignored,
+            ignored: snapshot.ignored.values().sum(),
+            ignored_kinds: &snapshot.ignored,
             service_ports: desired.services.len(),
             service_cidrs: service_cidrs(&snapshot.objects)
                 .iter()
@@ -151,11 +154,12 @@ impl<'a> Report<'a> {
         }
         let _ = writeln!(
             text,
-            "{} accepted, {} refused, {}, {} of other kinds ignored; {}, {}, {}{}",
+            "{} accepted, {} refused, {}, {} of other kinds ignored{}; {}, {}, {}{}",
             count(self.accepted, "object"),
             self.refused,
             count(self.warnings, "warning"),
             self.ignored,
+            kinds(self.ignored_kinds),
             count(self.files, "file"),
             count(self.service_ports, "Service port"),
             count(self.backends, "backend"),
@@ -163,6 +167,21 @@ impl<'a> Report<'a> {
         );
         text
     }
+}
+
+/// In brackets, if there are any: a slip in a kind is seen here alone.
+fn kinds(ignored: &Ignored) -> String {
+    if ignored.is_empty() {
+        return String::new();
+    }
+    let kinds: Vec<_> = ignored
+        .iter()
+        .map(|(kind, count)| match count {
+            1 => printable(kind).to_string(),
+            _ => format!("{count} {}", printable(kind)),
+        })
+        .collect();
+    format!(" ({})", kinds.join(", "))
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -11,7 +11,7 @@ use super::cut::Print;
 use super::document;
 use super::form::Form;
 use super::lost::Lost;
-use super::object::{self, AnyObject};
+use super::object::{self, AnyObject, Ignored};
 use super::piece::Piece;
 use super::pieces::{Pieces, Reading};
 use super::scan::{self, ReadError, Stamp};
@@ -65,7 +65,7 @@ impl FileState {
 
     /// Every object in force.
     pub(super) fn objects(&self) -> impl Iterator<Item = &AnyObject> {
-        self.pieces.iter().flat_map(|piece| &piece.objects)
+        self.pieces.objects()
     }
 
     /// Its pieces.
@@ -75,21 +75,39 @@ impl FileState {
     }
 
     /// What is wrong with it.
-    pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
+    pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         let pieces = self.broken.is_none().then_some(&self.pieces);
         let notes = pieces.into_iter().flat_map(Pieces::iter).filter_map(Piece::notes);
-        self.broken.iter().chain(notes.flat_map(|notes| &notes.problems))
+        let known = self.broken.iter().chain(notes.flat_map(|notes| &notes.problems)).cloned();
+        let kept = pieces.into_iter().flat_map(Pieces::kept);
+        known.chain(kept.map(|object| self.keeps(object)))
     }
 
-    /// Number of objects of other kinds.
-    pub(super) fn ignored(&self) -> usize {
-        self.pieces.iter().filter_map(Piece::notes).map(|notes| notes.ignored).sum()
+    fn keeps(&self, object: &AnyObject) -> Problem {
+        Problem {
+            severity: Severity::Warning,
+            file: self.name.to_string(),
+            object: Some(format!("{} {}", object.kind().name(), object.name())),
+            field: None,
+            message: "is not in the file any more, but may be what has no name there; its last \
+                      good state stays in force"
+                .to_owned(),
+        }
+    }
+
+    /// Adds the objects of kinds that are not read.
+    pub(super) fn add_ignored(&self, ignored: &mut Ignored) {
+        let notes = self.pieces.iter().filter_map(Piece::notes);
+        for (kind, count) in notes.flat_map(|notes| &notes.ignored) {
+            *ignored.entry(kind.clone()).or_default() += count;
+        }
     }
 
     /// Adds what in it can't be read and has no last good state.
     pub(super) fn add_lost(&self, lost: &mut Lost) {
         self.pieces.iter().filter_map(Piece::notes).for_each(|notes| lost.extend(&notes.lost));
-        if self.broken.is_some() && self.objects().next().is_none() {
+        let unknown = self.broken.is_some() && self.objects().next().is_none();
+        if unknown || (self.pieces.has_nameless() && self.pieces.kept().is_empty()) {
             lost.file();
         }
     }

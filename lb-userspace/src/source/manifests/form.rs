@@ -64,13 +64,12 @@ impl Layout {
         let open = name + text[name..].find('[')? + 1;
         let body = &text[open..];
         let margin = body.len() - body.trim_start_matches(['\n', ' ']).len();
-        let (indent, between) = match body[..margin].strip_prefix('\n') {
-            Some(indent) => (indent.len(), [format!("\n{indent}}}"), format!(",\n{indent}{{")]),
-            None => {
-                let rest = &body[margin + object_len(&body.as_bytes()[margin..])?..];
-                let gap = rest.len() - rest.strip_prefix(',')?.trim_start_matches(' ').len();
-                (0, ["}".to_owned(), rest[..gap].to_owned() + "{"])
-            }
+        let (indent, between) = if let Some(indent) = body[..margin].strip_prefix('\n') {
+            (indent.len(), [format!("\n{indent}}}"), format!(",\n{indent}{{")])
+        } else {
+            let rest = &body[margin + object_len(&body.as_bytes()[margin..])?..];
+            let gap = rest.len() - rest.strip_prefix(',')?.trim_start_matches(' ').len();
+            (0, ["}".to_owned(), rest[..gap].to_owned() + "{"])
         };
         let layout = Self { form: Form::JsonItem, indent, between };
         body[margin..].starts_with('{').then_some((layout, open + margin))

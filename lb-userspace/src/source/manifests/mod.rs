@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use self::file::FileState;
 pub use self::lost::Lost;
 use self::merge::FileUpdate;
+pub use self::object::Ignored;
 use self::touched::{Shared, Touched};
 use super::SourceError;
 use crate::desired::Problem;
@@ -73,8 +74,8 @@ pub struct Snapshot {
     pub problems: Vec<Problem>,
     /// Number of files.
     pub files: usize,
-    /// Number of objects of kinds that are not read.
-    pub ignored: usize,
+    /// Objects of kinds that are not read.
+    pub ignored: Ignored,
     /// What can't be read and has no last good state either.
     pub lost: Lost,
     /// Whether anything differs from the last successful load.
@@ -190,12 +191,14 @@ impl ManifestDir {
         };
         let mut lost = Lost::default();
         self.files.values().for_each(|file| file.add_lost(&mut lost));
+        let mut ignored = Ignored::new();
+        self.files.values().for_each(|file| file.add_ignored(&mut ignored));
         Snapshot {
             objects: Arc::clone(&self.objects),
             changes,
             problems: self.problems(),
             files: self.files.len(),
-            ignored: self.files.values().map(FileState::ignored).sum(),
+            ignored,
             lost,
             changed: differs,
         }
@@ -205,7 +208,7 @@ impl ManifestDir {
         let mut duplicates = self.duplicates.iter().peekable();
         let mut problems = Vec::new();
         for file in self.files.values() {
-            problems.extend(file.problems().cloned());
+            problems.extend(file.problems());
             while let Some(problem) = duplicates.next_if(|problem| *problem.file == *file.name) {
                 problems.push(problem.clone());
             }

@@ -2,6 +2,7 @@
 //! skipped, and the others become API types and then the model, with every
 //! field that is wrong or unknown named by its path.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::serde::de::DeserializeOwned;
@@ -60,12 +61,16 @@ pub(super) struct Decoded {
     pub(super) findings: Vec<Finding>,
 }
 
+/// How many objects there are of each kind that is not read, with its group as
+/// in `Deployment.apps`.
+pub type Ignored = BTreeMap<String, usize>;
+
 /// What all documents of a file became.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DecodedFile {
     pub(super) objects: Vec<Decoded>,
     /// Objects of other kinds.
-    pub(super) ignored: usize,
+    pub(super) ignored: Ignored,
 }
 
 /// Interprets the documents of one file.
@@ -129,7 +134,8 @@ impl DecodedFile {
         if list_of.is_some() || (list == Some("") && group.is_empty()) {
             self.list(document, &place, list_of);
         } else {
-            self.ignored += 1;
+            let kind = if group.is_empty() { kind } else { format!("{kind}.{group}") };
+            *self.ignored.entry(kind).or_default() += 1;
         }
     }
 
@@ -163,7 +169,14 @@ impl DecodedFile {
         let label = format!("{} {name}", kind.name());
         if !kind.reads(api_version) {
             let message = format!("{api_version:?} can't be read, only {:?}", kind.api_version());
-            self.refuse(place.to_owned(), Some(label), "apiVersion", &message);
+            let mut findings = Findings::default();
+            findings.error("apiVersion", message);
+            self.objects.push(Decoded {
+                id: Some((kind, name)),
+                label: Some(label),
+                object: None,
+                findings: findings.into_vec(),
+            });
             return;
         }
         document.insert("apiVersion".to_owned(), kind.api_version().into());
@@ -318,7 +331,9 @@ mod tests {
             json!({ "apiVersion": "serving.knative.dev/v1", "kind": "Service" }),
             json!({ "apiVersion": "apps/v1", "kind": "DeploymentList", "items": 3 }),
         ]);
-        assert_eq!((file.objects.len(), file.ignored), (0, 3));
+        let ignored: Vec<_> = file.ignored.keys().map(String::as_str).collect();
+        assert_eq!(ignored, ["DeploymentList.apps", "Secret", "Service.serving.knative.dev"]);
+        assert!(file.objects.is_empty());
         assert_eq!(
             lines(vec![json!({
                 "apiVersion": "discovery.k8s.io/v1beta1", "kind": "EndpointSlice",

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::cut::Print;
 use super::lost::Lost;
-use super::object::{AnyObject, DecodedFile};
+use super::object::{AnyObject, DecodedFile, Ignored};
 use crate::desired::{Problem, Severity};
 use crate::model::{Kind, ObjectName};
 
@@ -27,7 +27,7 @@ pub(super) struct Notes {
     /// What is wrong with it.
     pub(super) problems: Vec<Problem>,
     /// Objects of other kinds.
-    pub(super) ignored: usize,
+    pub(super) ignored: Ignored,
     /// What can't be read and has no last good state.
     pub(super) lost: Lost,
 }
@@ -73,6 +73,11 @@ impl Piece {
         }
         let notes = (notes != Notes::default()).then(|| Box::new(notes));
         Self { print, place, objects: objects.into(), notes }
+    }
+
+    /// Whether something in it is refused that has no name.
+    pub(super) const fn is_nameless(&self) -> bool {
+        self.place.is_some()
     }
 
     /// What is to be said of it, if anything.

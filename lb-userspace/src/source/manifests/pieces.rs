@@ -20,6 +20,9 @@ pub(super) struct Pieces {
     list: Vec<Piece>,
     /// What is beside them, if that is known.
     outline: Option<Outline>,
+    /// What the file had and has no more, while something in it has no name: it
+    /// may be any of these.
+    kept: Vec<AnyObject>,
 }
 
 /// What a text is made of.
@@ -49,6 +52,21 @@ impl Pieces {
     /// The pieces, in order.
     pub(super) fn iter(&self) -> std::slice::Iter<'_, Piece> {
         self.list.iter()
+    }
+
+    /// Every object in force.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &AnyObject> {
+        self.list.iter().flat_map(|piece| &piece.objects).chain(&self.kept)
+    }
+
+    /// What the file had and has no more, but keeps.
+    pub(super) fn kept(&self) -> &[AnyObject] {
+        &self.kept
+    }
+
+    /// Whether something has no name.
+    pub(super) fn has_nameless(&self) -> bool {
+        self.list.iter().any(Piece::is_nameless)
     }
 
     /// Reads a text in pieces; none if it has to be read as a whole.
@@ -128,7 +146,8 @@ impl Pieces {
             })
             .collect();
         let gone = before.into_iter().flatten();
-        let old: Vec<AnyObject> = gone.flat_map(|piece| piece.objects).collect();
+        let mut old: Vec<AnyObject> = gone.flat_map(|piece| piece.objects).collect();
+        old.append(&mut self.kept);
         let mut last_good: LastGood =
             old.iter().map(|one| ((one.kind(), one.name().clone()), one.clone())).collect();
         let mut new = Vec::new();
@@ -140,7 +159,19 @@ impl Pieces {
             }
         }
         self.list = after.into_iter().flatten().collect();
+        self.kept = if self.has_nameless() { self.missing(last_good) } else { Vec::new() };
+        new.extend_from_slice(&self.kept);
         Some([old, new])
+    }
+
+    /// Those that are not in the file any more.
+    fn missing(&self, mut before: LastGood) -> Vec<AnyObject> {
+        for object in self.list.iter().flat_map(|piece| &piece.objects) {
+            before.remove(&(object.kind(), object.name().clone()));
+        }
+        let mut missing: Vec<_> = before.into_iter().collect();
+        missing.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        missing.into_iter().map(|(_, object)| object).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::super::cut::{Cut, Print};
 use super::super::file::FileState;
-use super::super::object::{self, DecodedFile};
+use super::super::object::{self, DecodedFile, Ignored};
 use super::super::{document, scan};
 
 /// An item with some of what annotations hold.
@@ -70,14 +70,17 @@ fn in_pieces(text: &str) -> Option<String> {
     let pieces: Option<Vec<DecodedFile>> =
         (0..cut.pieces.len()).map(|index| cut.decode(index)).collect();
     let objects: Vec<_> = pieces?.into_iter().map(|one| (one.objects, one.ignored)).collect();
-    let ignored: usize = objects.iter().map(|(_, ignored)| ignored).sum();
+    let mut ignored = Ignored::new();
+    for (kind, count) in objects.iter().flat_map(|(_, ignored)| ignored) {
+        *ignored.entry(kind.clone()).or_default() += count;
+    }
     let objects: Vec<_> = objects.into_iter().flat_map(|(objects, _)| objects).collect();
-    Some(format!("{objects:#?} {ignored}"))
+    Some(format!("{objects:#?} {ignored:?}"))
 }
 
 fn as_a_whole(text: &str) -> Option<String> {
     let decoded = object::decode(document::parse(text, false).ok()?);
-    Some(format!("{:#?} {}", decoded.objects, decoded.ignored))
+    Some(format!("{:#?} {:?}", decoded.objects, decoded.ignored))
 }
 
 #[test]
@@ -280,7 +283,9 @@ proptest! {
             let content = |file: &FileState| {
                 let objects: Vec<_> = file.objects().collect();
                 let problems: Vec<_> = file.problems().collect();
-                format!("{objects:?} {problems:?} {}", file.ignored())
+                let mut ignored = Ignored::new();
+                file.add_ignored(&mut ignored);
+                format!("{objects:?} {problems:?} {ignored:?}")
             };
             prop_assert_eq!(content(&by_file), content(&by_text));
         }

@@ -223,6 +223,41 @@ fn a_refused_object_keeps_its_last_good_state_and_the_others_go_on() {
     assert_eq!(dir.services(), (vec!["b".into()], vec![]));
 }
 
+/// Whatever breaks in an object, what people want is not that it goes.
+#[test]
+fn an_object_whose_name_or_kind_breaks_keeps_its_last_good_state() {
+    let both = service("a", "80") + "---\n" + &service("b", "81");
+    for (good, bad) in [
+        ("apiVersion: v1", "apiVersion: v2"),
+        ("kind: Service", "knd: Service"),
+        ("name: b", "nme: b"),
+        ("---\n", "---\n[a list]\n---\n"),
+    ] {
+        let mut dir = Dir::new(&[("a.yaml", &both)]);
+        assert_eq!(dir.services(), (vec!["a".into(), "b".into()], vec![]));
+        let (first, second) = both.rsplit_once("---").unwrap();
+        let broken = if good == "---\n" {
+            format!("{first}{bad}")
+        } else {
+            format!("{first}---{}", second.replace(good, bad))
+        };
+        dir.write("a.yaml", &broken);
+        let (names, problems) = dir.services();
+        assert_eq!(names, ["a", "b"], "{bad}");
+        let told = problems.iter().filter(|line| line.ends_with("last good state stays in force"));
+        assert_eq!(told.count(), 1, "{problems:?}");
+        // Other changes meanwhile are no reason to lose it.
+        dir.write("a.yaml", &broken.replace("port: 80", "port: 82"));
+        assert_eq!(dir.services().0, ["a", "b"], "{bad}");
+        dir.write("a.yaml", &both);
+        assert_eq!(dir.services(), (vec!["a".into(), "b".into()], vec![]), "{bad}");
+        dir.write("a.yaml", &service("a", "80"));
+        assert_eq!(dir.services(), (vec!["a".into()], vec![]), "{bad}");
+    }
+    let mut dir = Dir::new(&[("a.yaml", &both.replace("kind: Service", "knd: Service"))]);
+    assert!(dir.load().lost.may_hold("any", "thing"), "nobody knows what it was");
+}
+
 #[test]
 fn what_is_bad_from_the_start_is_told_apart_from_what_goes_bad() {
     let mut dir = Dir::new(&[("a.yaml", &service("one", "80")), ("b.yaml", "kind: [")]);
