@@ -107,7 +107,7 @@ fn two_services_with_one_address_are_told_apart_by_age() {
     let output = check(dir.path(), &[]);
     assert_eq!(output.status.code(), Some(1));
     let line = "a.yaml: Service shop/new: refused: spec.ports[0].port: 10.96.0.1:80/TCP belongs \
-                to Service shop/old, which is older, so it is not served here\n";
+                to Service shop/old, which comes first, so it is not served here\n";
     assert!(stdout(&output).contains(line), "{}", stdout(&output));
 }
 

@@ -85,7 +85,7 @@ impl<'a> Claims<'a> {
             object: Some(format!("Service {}", service.object.name)),
             field: Some(field),
             message: format!(
-                "{claim}/{} belongs to Service {owner}, which is older, so it is not served here",
+                "{claim}/{} belongs to Service {owner}, which comes first, so it is not served here",
                 port.protocol
             ),
         });

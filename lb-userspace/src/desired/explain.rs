@@ -74,7 +74,7 @@ fn one(
     explanation.notes.extend(notes);
     let pods = || objects.pods.values().map(|sourced| &*sourced.object);
     let selected: Vec<&Pod> = if slices.is_empty() {
-        pods().filter(|pod| service.selects(pod)).collect()
+        pods().filter(|pod| service.selects(pod) && !pod.finished).collect()
     } else {
         Vec::new()
     };
@@ -83,7 +83,7 @@ fn one(
             if service.selector.is_empty() {
                 "has no selector, and no EndpointSlice names it"
             } else {
-                "no EndpointSlice names it, and its selector matches no Pod"
+                "no EndpointSlice names it, and its selector matches no Pod that runs"
             }
             .to_owned(),
         );

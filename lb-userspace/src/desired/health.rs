@@ -85,7 +85,7 @@ fn too_late(sourced: &Sourced<Service>, port: u16, owner: &Owner<'_>) -> Problem
         format!("{port} is a node port of Service {service}, so no load balancer gets an answer")
     } else {
         format!(
-            "{port} belongs to Service {service}, which is older, so no load balancer gets an answer"
+            "{port} belongs to Service {service}, which comes first, so no load balancer gets an answer"
         )
     };
     Problem {
@@ -326,7 +326,7 @@ spec:
         assert_eq!(
             problems[0].to_string(),
             "a.yaml: Service default/young: spec.healthCheckNodePort: 32000 belongs to Service \
-             default/web, which is older, so no load balancer gets an answer"
+             default/web, which comes first, so no load balancer gets an answer"
         );
         let node_port = SERVICE.replace("port: 81", "port: 81, nodePort: 32000");
         let (granted, problems) = checks(&node_port);

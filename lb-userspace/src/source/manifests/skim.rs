@@ -42,11 +42,13 @@ impl Outline {
         (!text.starts_with('\u{feff}')).then(|| Self { layout: cut.layout.clone(), head, tail })
     }
 
-    /// The pieces of a text that [`Skimmed::middle`] is.
+    /// The pieces of a text that [`Skimmed::middle`] is; none if there is anything
+    /// but pieces: what would belong to the tail may have other pieces behind it.
     pub(super) fn cut<'a>(&self, middle: &'a str, known: &[Print]) -> Option<Cut<'a>> {
         self.layout
             .begins(middle, self.head.len())
             .then(|| Cut::by(&self.layout, middle, self.head.len(), known))?
+            .filter(|cut| cut.frame[1] == self.tail)
     }
 
     /// Finds the difference; none if the file has to be read as a whole.

@@ -227,7 +227,7 @@ mod tests {
 
     /// Lets everything that was caused so far come in.
     fn settle(receiver: &mut mpsc::Receiver<()>) {
-        while wait(receiver, Duration::from_millis(150)).is_some() {}
+        while wait(receiver, Duration::from_millis(300)).is_some() {}
     }
 
     fn watched() -> (tempfile::TempDir, PathBuf, mpsc::Receiver<()>) {
@@ -259,6 +259,7 @@ mod tests {
             settle(&mut receiver);
         }
         fs::write(&file, "a").unwrap();
+        assert!(wait(&mut receiver, Duration::from_secs(5)).is_some());
         settle(&mut receiver);
         fs::read(&file).unwrap();
         assert_eq!(wait(&mut receiver, Duration::from_millis(300)), None);
