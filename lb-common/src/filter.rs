@@ -15,6 +15,8 @@ pub const NODE_ADDR: u8 = 1 << 1;
 pub const FRONTEND: u8 = 1 << 2;
 /// Address, port and protocol are, or were, a backend.
 pub const BACKEND: u8 = 1 << 3;
+/// The address is, or was, a backend's: what is in fragments has no port.
+pub const BACKEND_ADDR: u8 = 1 << 4;
 
 /// Buckets, of a byte each; a power of two. A false positive costs a stranger's
 /// packet hash lookups, and a stranger's connection rows in the flow table:

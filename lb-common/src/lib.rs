@@ -18,6 +18,7 @@ pub mod addr;
 pub mod csum;
 pub mod filter;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod key;
 pub mod limits;
@@ -35,6 +36,7 @@ pub mod verdict;
 
 pub use addr::{Address, BePort, V4, V6};
 pub use flow::{Flow, Tuple};
+pub use fragment::{Held, HeldKey};
 pub use key::{AffinityKey, Direction, FlowKey, FrontendKey, PrefixKey};
 pub use range::RangeHeads;
 pub use socket::{SocketKey, SocketName, SocketPeer};

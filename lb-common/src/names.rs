@@ -75,9 +75,11 @@ pub const MAP_SOCKET_PEERS: &str = "LB_SOCKET_PEERS";
 pub const MAP_SOCKET_NAMES: &str = "LB_SOCKET_NAMES";
 /// Packets dropped for want of a source port, by service id.
 pub const MAP_NO_PORT: &str = "LB_NO_PORT";
+/// Later fragments that wait for the first of their datagram.
+pub const MAP_HELD: &str = "LB_HELD";
 
 /// Every map that is pinned: all that must outlive the agent.
-pub const PINNED_MAPS: [&str; 25] = [
+pub const PINNED_MAPS: [&str; 26] = [
     MAP_FRONTENDS_V4,
     MAP_FRONTENDS_V6,
     MAP_SERVICES,
@@ -103,6 +105,7 @@ pub const PINNED_MAPS: [&str; 25] = [
     MAP_SOCKET_PEERS,
     MAP_SOCKET_NAMES,
     MAP_NO_PORT,
+    MAP_HELD,
 ];
 
 /// Load-time constant: first source port that translation may use.

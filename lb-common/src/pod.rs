@@ -2,6 +2,7 @@
 
 use crate::addr::{Address, V4, V6};
 use crate::flow::Flow;
+use crate::fragment::{Held, HeldKey};
 use crate::key::{AffinityKey, FlowKey, FrontendKey, PrefixKey};
 use crate::range::RangeHeads;
 use crate::socket::{SocketKey, SocketName, SocketPeer};
@@ -23,6 +24,8 @@ pod!(
     Frontend,
     FrontendKey<V4>,
     FrontendKey<V6>,
+    Held,
+    HeldKey,
     Interface,
     PrefixKey<V4>,
     PrefixKey<V6>,

@@ -62,7 +62,7 @@ pub enum Verdict {
     DroppedNoPort = 11,
     /// Dropped: the flow could not be remembered.
     DroppedNoFlow = 12,
-    /// Dropped: a later fragment whose first fragment was not seen.
+    /// Dropped: a later fragment whose first fragment was not seen, or not let in.
     DroppedFragment = 13,
     /// Dropped: ours, but the packet could not be rewritten.
     DroppedRewrite = 14,
@@ -76,11 +76,14 @@ pub enum Verdict {
     DroppedLimited = 18,
     /// Dropped: to an address of a ServiceCIDR that no Service has.
     DroppedUnallocated = 19,
+    /// A later fragment that came before its first: kept until that comes, and
+    /// then met again as another packet. Dropped, if it doesn't.
+    HeldFragment = 20,
 }
 
 impl Verdict {
     /// Every verdict, in the order of its number.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Passed,
         Self::Forwarded,
         Self::Returned,
@@ -101,6 +104,7 @@ impl Verdict {
         Self::DroppedLoop,
         Self::DroppedLimited,
         Self::DroppedUnallocated,
+        Self::HeldFragment,
     ];
 
     /// Name in metrics and status.
@@ -126,6 +130,7 @@ impl Verdict {
             Self::DroppedLoop => "dropped_loop",
             Self::DroppedLimited => "dropped_limited",
             Self::DroppedUnallocated => "dropped_unallocated",
+            Self::HeldFragment => "held_fragment",
         }
     }
 

@@ -12,7 +12,7 @@ use crate::maps::{
     LB_FRONTENDS_V4, LB_FRONTENDS_V6, LB_PACKET_V4, LB_PACKET_V6, LB_PREFIXES_V4, LB_PREFIXES_V6,
     LB_SCRATCH_V4, LB_SCRATCH_V6,
 };
-use crate::packet::{self, Packet, Window};
+use crate::packet::{self, Packet, Parsed, Window};
 
 /// An address family, with the maps that hold its rows.
 pub(crate) trait Family: Address + 'static {
@@ -36,7 +36,7 @@ pub(crate) trait Family: Address + 'static {
     /// The parser of this family, for an IP header at `l3`.
     fn parse(window: Window, l3: usize) -> Option<Packet<Self>>;
     /// Room for what it finds.
-    fn packet() -> &'static PerCpuArray<Packet<Self>>;
+    fn packet() -> &'static PerCpuArray<Parsed<Self>>;
     /// The address that an interface offers for source translation.
     fn snat_of(interface: &Interface) -> Self;
     /// A tuple as the socket lookup helpers take it.
@@ -92,7 +92,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn packet() -> &'static PerCpuArray<Packet<Self>> {
+    fn packet() -> &'static PerCpuArray<Parsed<Self>> {
         &LB_PACKET_V4
     }
 
@@ -158,7 +158,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn packet() -> &'static PerCpuArray<Packet<Self>> {
+    fn packet() -> &'static PerCpuArray<Parsed<Self>> {
         &LB_PACKET_V6
     }
 
@@ -186,7 +186,7 @@ impl Family for V6 {
 
 /// The packet in the window, if it is one of this family.
 #[inline(always)]
-pub(crate) fn parse<A: Family>(window: Window, l3: usize) -> Option<&'static Packet<A>> {
+pub(crate) fn parse<A: Family>(window: Window, l3: usize) -> Option<&'static mut Parsed<A>> {
     let packet = A::parse(window, l3)?;
     Some(packet::forget_the_way(packet, A::packet().get_ptr_mut(0)?))
 }

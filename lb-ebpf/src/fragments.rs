@@ -1,106 +1,86 @@
-//! Later fragments: they have no ports, so they follow what was decided for
-//! the first fragment of their datagram.
+//! Fragments at the TC hooks. Only the first of a datagram has the ports; the
+//! others follow what was decided for it. Those that come before it wait.
 
 use aya_ebpf::bindings::__sk_buff;
-use aya_ebpf::macros::map;
-use aya_ebpf::maps::LruHashMap;
-use lb_common::csum::{address_diff, fold};
-use lb_common::{Address, Hook, Tuple, V4, V6, Verdict};
+use lb_common::filter::{BACKEND_ADDR, NODE_ADDR};
+use lb_common::{Hook, Tuple, Verdict};
 
+use crate::datagrams::{self, DatagramFamily};
 use crate::family::Family;
+use crate::held::{self, Place};
 use crate::packet::Packet;
-use crate::rewrite::RewriteFamily;
+use crate::rewrite::{self, RewriteFamily};
+use crate::tc::now;
+use crate::{filter, service_addr};
 
-/// Datagrams in fragments that are under way at once.
-const MAX_FRAGMENTED: u32 = 8_192;
-
-/// A datagram, at the hook where its first fragment was met (RFC 791 section
-/// 3.2, RFC 8200 section 4.5).
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct DatagramKey<A> {
-    src: A,
-    dst: A,
-    id: u32,
-    proto: u8,
-    hook: u8,
-    pad: [u8; 2],
-}
-
-/// What the first fragment's addresses became, and under which verdict.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub(crate) struct Addresses<A> {
-    src: A,
-    dst: A,
-    verdict: Verdict,
-}
-
-#[map]
-static LB_FRAGMENTS_V4: LruHashMap<DatagramKey<V4>, Addresses<V4>> =
-    LruHashMap::with_max_entries(MAX_FRAGMENTED, 0);
-#[map]
-static LB_FRAGMENTS_V6: LruHashMap<DatagramKey<V6>, Addresses<V6>> =
-    LruHashMap::with_max_entries(MAX_FRAGMENTED, 0);
-
-/// A family's map of fragmented datagrams.
-pub(crate) trait FragmentFamily: Family {
-    /// The map.
-    fn fragmented() -> &'static LruHashMap<DatagramKey<Self>, Addresses<Self>>;
-}
-
-impl FragmentFamily for V4 {
-    #[inline(always)]
-    fn fragmented() -> &'static LruHashMap<DatagramKey<Self>, Addresses<Self>> {
-        &LB_FRAGMENTS_V4
-    }
-}
-
-impl FragmentFamily for V6 {
-    #[inline(always)]
-    fn fragmented() -> &'static LruHashMap<DatagramKey<Self>, Addresses<Self>> {
-        &LB_FRAGMENTS_V6
-    }
-}
-
+/// Rewrites a first fragment to `to` where the verdict lets it go on; the
+/// others of its datagram follow it. The packet's description is not to be used
+/// any more.
 #[inline(always)]
-fn key<A: Address>(packet: &Packet<A>, hook: Hook) -> DatagramKey<A> {
-    DatagramKey {
-        src: packet.tuple.src,
-        dst: packet.tuple.dst,
-        id: packet.id,
-        proto: packet.proto,
-        hook: hook as u8,
-        pad: [0; 2],
-    }
-}
-
-/// Remembers what the first fragment became.
-#[inline(always)]
-pub(crate) fn remember<A: FragmentFamily>(
+pub(crate) fn first<A: DatagramFamily + RewriteFamily>(
+    skb: *mut __sk_buff,
     packet: &Packet<A>,
     to: &Tuple<A>,
     verdict: Verdict,
+    l3: usize,
     hook: Hook,
-) {
-    let addresses = Addresses { src: to.src, dst: to.dst, verdict };
-    // If this fails the later fragments are dropped, and counted then.
-    let _ = A::fragmented().insert(&key(packet, hook), &addresses, 0);
+) -> Verdict {
+    let changes = to.src != packet.tuple.src || to.dst != packet.tuple.dst;
+    let Some(key) = datagrams::key(packet, hook) else { return Verdict::DroppedRewrite };
+    let now = now();
+    let verdict = rewrite::apply(skb, packet, to, verdict, l3);
+    let fate = if verdict.is_drop() { Verdict::DroppedFragment } else { verdict };
+    let awaited = (changes || may_change(packet, hook)) && datagrams::remember(key, to, fate, now);
+    if awaited && !verdict.is_drop() && held::release(skb, key, Place { hook, l3, now }).is_none() {
+        return Verdict::DroppedRewrite;
+    }
+    verdict
 }
 
-/// Gives a later fragment the addresses of the first; `None` if that was not
-/// seen here, or is not ours.
+/// A first fragment is refused: so are the others of its datagram.
 #[inline(always)]
-pub(crate) fn later<A: FragmentFamily + RewriteFamily>(
+pub(crate) fn refused<A: DatagramFamily>(packet: &Packet<A>, to: &Tuple<A>, hook: Hook) {
+    if let Some(key) = datagrams::key(packet, hook) {
+        datagrams::remember(key, to, Verdict::DroppedFragment, now());
+    }
+}
+
+/// The verdict on a later fragment, if its first was seen, or may yet come.
+#[inline(always)]
+pub(crate) fn later<A: DatagramFamily + RewriteFamily>(
     skb: *mut __sk_buff,
     packet: &Packet<A>,
     l3: usize,
     hook: Hook,
 ) -> Option<Verdict> {
-    // SAFETY: copied at once.
-    let to = unsafe { A::fragmented().get(&key(packet, hook)) }.copied()?;
-    let from = &packet.tuple;
-    let diff = address_diff(from.src, to.src) + address_diff(from.dst, to.dst);
-    let done = A::store_addresses(skb, l3, to.src, to.dst, u64::from(fold(diff)));
-    Some(if done.is_some() { to.verdict } else { Verdict::DroppedRewrite })
+    let (key, now) = (datagrams::key(packet, hook)?, now());
+    if let Some(verdict) = datagrams::follow(skb, packet, key, l3, now) {
+        return Some(verdict);
+    }
+    if !may_change(packet, hook) {
+        return None;
+    }
+    let number = datagrams::wait(key, now)?;
+    held::hold(skb, key, number, Place { hook, l3, now })?;
+    // Another CPU may have met the first fragment before this one was there.
+    if let Some(verdict) = datagrams::follow(skb, packet, key, l3, now)
+        && held::take_back(key, number)
+    {
+        return Some(verdict);
+    }
+    Some(Verdict::HeldFragment)
+}
+
+/// Whether a datagram with these addresses may be given others here: nothing
+/// more can be told of a fragment without ports.
+#[inline(always)]
+fn may_change<A: Family>(packet: &Packet<A>, hook: Hook) -> bool {
+    let Tuple { src, dst, .. } = packet.tuple;
+    match hook {
+        Hook::Egress => (filter::address(src) | filter::address(dst)) & BACKEND_ADDR != 0,
+        Hook::Ingress | Hook::Xdp | Hook::Socket => {
+            let flags = filter::address(dst);
+            flags & NODE_ADDR != 0 || service_addr::kind(dst, flags).is_some()
+        }
+    }
 }

@@ -144,7 +144,7 @@ pub(crate) fn read<A: QuoteFamily>(
     header.tuple.sport = BePort(sport);
     header.tuple.dport = BePort(dport);
     header.len = (end - at) as u32;
-    Some(packet::forget_the_way(header, A::packet().get_ptr_mut(1)?))
+    Some(&packet::forget_the_way(header, A::packet().get_ptr_mut(1)?).packet)
 }
 
 /// Replaces the tuple in the quote by `to`, and brings the checksums of the

@@ -18,12 +18,14 @@ mod affinity;
 mod atomic;
 mod bystanders;
 mod clients;
+mod datagrams;
 mod egress;
 mod family;
 mod filter;
 mod flows;
 mod fragments;
 mod globals;
+mod held;
 mod icmp;
 mod icmp_error;
 mod icmp_quote;
@@ -59,24 +61,28 @@ const ETHERNET: usize = network_types::eth::EthHdr::LEN;
 
 /// Packets that enter by an interface with Ethernet headers.
 #[classifier]
+#[inline(always)]
 fn lb_ingress(ctx: TcContext) -> i32 {
     tc::ingress::<ETHERNET>(&ctx)
 }
 
 /// Packets that leave by an interface with Ethernet headers.
 #[classifier]
+#[inline(always)]
 fn lb_egress(ctx: TcContext) -> i32 {
     tc::egress::<ETHERNET>(&ctx)
 }
 
 /// Packets that enter by an interface without link-layer headers.
 #[classifier]
+#[inline(always)]
 fn lb_ingress_l3(ctx: TcContext) -> i32 {
     tc::ingress::<0>(&ctx)
 }
 
 /// Packets that leave by an interface without link-layer headers.
 #[classifier]
+#[inline(always)]
 fn lb_egress_l3(ctx: TcContext) -> i32 {
     tc::egress::<0>(&ctx)
 }

@@ -1,18 +1,19 @@
 //! Every map. Sizes are the defaults: the agent overrides them at load.
 
-use crate::packet::Packet;
+use crate::datagrams::{Datagram, DatagramKey};
+use crate::packet::Parsed;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::limits::{
-    MAX_AFFINITY, MAX_BACKENDS, MAX_FLOWS_V4, MAX_FLOWS_V6, MAX_FRONTENDS, MAX_INTERFACES,
-    MAX_PREFIXES, MAX_SERVICES, MAX_SLOTS, MAX_SOCKET_PEERS, MAX_SOCKETS,
+    MAX_AFFINITY, MAX_BACKENDS, MAX_FLOWS_V4, MAX_FLOWS_V6, MAX_FRONTENDS, MAX_HELD,
+    MAX_INTERFACES, MAX_PREFIXES, MAX_SERVICES, MAX_SLOTS, MAX_SOCKET_PEERS, MAX_SOCKETS,
 };
 use lb_common::{
-    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Interface, PrefixKey,
-    RangeHeads, Service, ServiceName, SocketKey, SocketName, SocketPeer, Traffic, V4, V6, filter,
-    verdict,
+    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Held, HeldKey, Interface,
+    PrefixKey, RangeHeads, Service, ServiceName, SocketKey, SocketName, SocketPeer, Traffic, V4,
+    V6, filter, verdict,
 };
 
 /// Keys and rows of lookups that only new flows need.
@@ -24,6 +25,10 @@ pub(crate) struct Ask<A> {
     pub(crate) affinity: AffinityKey<A>,
     /// Its row.
     pub(crate) given: Affinity,
+    /// For datagrams in fragments.
+    pub(crate) datagram: DatagramKey<A>,
+    /// Its row.
+    pub(crate) fate: Datagram<A>,
 }
 
 /// What IPv4 clients dial.
@@ -129,6 +134,9 @@ pub(crate) static LB_SOCKET_NAMES: LruHashMap<SocketKey, SocketName> =
 /// counters, which fill a cache line.
 #[map]
 pub(crate) static LB_NO_PORT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
+/// Later fragments that wait for the first of their datagram.
+#[map]
+pub(crate) static LB_HELD: LruHashMap<HeldKey, Held> = LruHashMap::with_max_entries(MAX_HELD, 0);
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
 pub(crate) static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_entries(1, 0);
@@ -144,10 +152,10 @@ pub(crate) static LB_ASK_V4: PerCpuArray<Ask<V4>> = PerCpuArray::with_max_entrie
 pub(crate) static LB_ASK_V6: PerCpuArray<Ask<V6>> = PerCpuArray::with_max_entries(1, 0);
 /// Room for what the parser found, and for the packet that an ICMP error quotes.
 #[map]
-pub(crate) static LB_PACKET_V4: PerCpuArray<Packet<V4>> = PerCpuArray::with_max_entries(2, 0);
+pub(crate) static LB_PACKET_V4: PerCpuArray<Parsed<V4>> = PerCpuArray::with_max_entries(2, 0);
 /// Likewise.
 #[map]
-pub(crate) static LB_PACKET_V6: PerCpuArray<Packet<V6>> = PerCpuArray::with_max_entries(2, 0);
+pub(crate) static LB_PACKET_V6: PerCpuArray<Parsed<V6>> = PerCpuArray::with_max_entries(2, 0);
 /// Room for the packet that an ICMP error quotes.
 #[map]
 pub(crate) static LB_QUOTE: PerCpuArray<[u64; 256]> = PerCpuArray::with_max_entries(1, 0);

@@ -169,11 +169,25 @@ pub(crate) const V6_LEN: usize = Ipv6Hdr::LEN;
 /// program separately; now it follows one. (A volatile write: what is read
 /// behind it comes from memory.)
 #[inline(always)]
-pub(crate) fn forget_the_way<A>(packet: Packet<A>, memory: *mut Packet<A>) -> &'static Packet<A> {
+pub(crate) fn forget_the_way<A: Address>(
+    packet: Packet<A>,
+    memory: *mut Parsed<A>,
+) -> &'static mut Parsed<A> {
     // SAFETY: the caller's memory is valid for a packet, and nobody else's.
-    unsafe { memory.write_volatile(packet) };
-    // SAFETY: as above, and just written; it stays so for this run.
-    unsafe { &*memory }
+    let parsed = unsafe { &mut *memory };
+    // SAFETY: as above; it stays so for this run.
+    unsafe { (&raw mut parsed.packet).write_volatile(packet) };
+    parsed.to = parsed.packet.tuple;
+    parsed
+}
+
+/// A packet, and what it is to become: beside it, since the stack is full.
+#[repr(C)]
+pub(crate) struct Parsed<A> {
+    /// What the parser found.
+    pub(crate) packet: Packet<A>,
+    /// The packet's own tuple at first.
+    pub(crate) to: Tuple<A>,
 }
 
 #[repr(C)]

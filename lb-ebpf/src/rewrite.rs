@@ -9,7 +9,7 @@ use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_
 use aya_ebpf::helpers::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
 use lb_common::csum::{address_diff, fold, port_diff};
 use lb_common::proto::{SCTP, UDP};
-use lb_common::{Address, BePort, Tuple, V4, V6, sctp};
+use lb_common::{Address, BePort, Tuple, V4, V6, Verdict, sctp};
 
 use crate::packet::{Fragment, Packet, V4_ADDRESSES, V4_CHECKSUM, V6_ADDRESSES};
 use crate::refuse::load;
@@ -76,6 +76,24 @@ impl RewriteFamily for V6 {
         // a device's sum over the packet (CHECKSUM_COMPLETE) changes with it:
         // RECOMPUTE adds here what the pseudo-header update takes off.
         store(skb, l3 + V6_ADDRESSES, &[src.0, dst.0], BPF_F_RECOMPUTE_CSUM)
+    }
+}
+
+/// Rewrites the packet to `to` where the verdict lets it go on.
+#[inline(always)]
+pub(crate) fn apply<A: RewriteFamily>(
+    skb: *mut __sk_buff,
+    packet: &Packet<A>,
+    to: &Tuple<A>,
+    verdict: Verdict,
+    l3: usize,
+) -> Verdict {
+    if verdict.is_drop() || *to == packet.tuple {
+        return verdict;
+    }
+    match headers(skb, packet, to, l3) {
+        Some(()) => verdict,
+        None => Verdict::DroppedRewrite,
     }
 }
 

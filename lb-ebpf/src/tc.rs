@@ -7,15 +7,16 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_redirect, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
 use lb_common::{Hook, Tuple, V4, V6, Verdict};
 
+use crate::datagrams::DatagramFamily;
 use crate::egress::{self, Departure};
 use crate::family::{self, Family};
-use crate::fragments::{self, FragmentFamily};
+use crate::fragments;
 use crate::icmp::{self, IcmpFamily};
 use crate::icmp_quote::QuoteFamily;
 use crate::ingress::{self, Arrival};
 use crate::limit::{self, Answer};
 use crate::log;
-use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Window};
+use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Parsed, Window};
 use crate::rewrite::{self, RewriteFamily};
 use crate::stats::{self, Size};
 use crate::{filter, portless, refuse, service_addr, sockets};
@@ -32,7 +33,7 @@ const LINEAR: u32 = 14 + 40 + 60 + 20;
 const PACKET_OTHERHOST: u32 = 3;
 
 /// What both families need, to write the hooks once.
-trait TcFamily: Family + RewriteFamily + FragmentFamily + IcmpFamily + QuoteFamily {}
+trait TcFamily: Family + RewriteFamily + DatagramFamily + IcmpFamily + QuoteFamily {}
 
 impl TcFamily for V4 {}
 impl TcFamily for V6 {}
@@ -86,8 +87,9 @@ fn size<A: Family>(ctx: &TcContext, packet: &Packet<A>, l3: usize) -> Size {
     }
 }
 
+/// Monotonic clock, nanoseconds.
 #[inline(always)]
-fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_ktime_get_ns() }
 }
@@ -110,7 +112,7 @@ pub(crate) fn ingress<const L3: usize>(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
-    let Some(packet) = family::parse::<A>(window(ctx), L3) else {
+    let Some(Parsed { packet, to }) = family::parse::<A>(window(ctx), L3) else {
         return finish(Hook::Ingress, Verdict::Passed);
     };
     // SAFETY: the kernel keeps the context valid during the run.
@@ -125,10 +127,9 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
         let verdict = fragments::later(skb(ctx), packet, L3, Hook::Ingress);
         return finish(Hook::Ingress, verdict.unwrap_or_else(|| stray_fragment(packet)));
     }
-    let mut to = packet.tuple;
     let verdict = if packet.has_ports() {
         let arrival = Arrival { ifindex, now: now(), size: size(ctx, packet, L3), other_host };
-        ingress::decide(packet, &arrival, &mut to, |tuple| {
+        ingress::decide(packet, &arrival, to, |tuple| {
             sockets::has_socket(skb(ctx).cast(), tuple, packet.proto)
         })
     } else {
@@ -143,10 +144,13 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     };
     if verdict.is_refusal() {
         stats::verdict(Hook::Ingress, verdict);
+        if packet.fragment == Fragment::First {
+            fragments::refused(packet, to, Hook::Ingress);
+        }
         let answers = limit::allows(Answer::Refusal, now());
         return send_back(ifindex, answers && refuse::answer(skb(ctx), packet, L3));
     }
-    finish(Hook::Ingress, apply(ctx, packet, &to, verdict, L3, Hook::Ingress))
+    finish(Hook::Ingress, apply(ctx, packet, to, verdict, L3, Hook::Ingress))
 }
 
 /// Answers a ping, within the limit.
@@ -200,7 +204,7 @@ pub(crate) fn egress<const L3: usize>(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn egress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
-    let Some(packet) = family::parse::<A>(window(ctx), L3) else {
+    let Some(Parsed { packet, to }) = family::parse::<A>(window(ctx), L3) else {
         return finish(Hook::Egress, Verdict::Passed);
     };
     // SAFETY: the kernel keeps the context valid during the run.
@@ -217,14 +221,13 @@ fn egress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     }
     let size = size(ctx, packet, L3);
     let departure = Departure { ifindex, turns_back, now: now(), size };
-    let mut to = packet.tuple;
-    let verdict = egress::decide(packet, &departure, &mut to, |tuple| {
+    let verdict = egress::decide(packet, &departure, to, |tuple| {
         sockets::has_socket(skb(ctx).cast(), tuple, packet.proto)
     });
     if verdict == Verdict::DroppedNoPort {
         log::no_source_port(ctx, &packet.tuple, departure.now);
     }
-    finish(Hook::Egress, apply(ctx, packet, &to, verdict, L3, Hook::Egress))
+    finish(Hook::Egress, apply(ctx, packet, to, verdict, L3, Hook::Egress))
 }
 
 /// Rewrites the packet to `to` where the verdict lets it go on.
@@ -237,14 +240,8 @@ fn apply<A: TcFamily>(
     l3: usize,
     hook: Hook,
 ) -> Verdict {
-    if verdict.is_drop() || *to == packet.tuple {
-        return verdict;
-    }
-    if rewrite::headers(skb(ctx), packet, to, l3).is_none() {
-        return Verdict::DroppedRewrite;
-    }
     if packet.fragment == Fragment::First {
-        fragments::remember(packet, to, verdict, hook);
+        return fragments::first(skb(ctx), packet, to, verdict, l3, hook);
     }
-    verdict
+    rewrite::apply(skb(ctx), packet, to, verdict, l3)
 }

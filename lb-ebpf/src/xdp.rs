@@ -16,7 +16,7 @@ use crate::ETHERNET;
 use crate::family::{self, Family};
 use crate::ingress::{self, Arrival};
 use crate::maps::LB_INTERFACES;
-use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, V6_LEN, Window};
+use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Parsed, V6_LEN, Window};
 use crate::rewrite_frame::{self, FrameFamily, Macs};
 use crate::stats::{self, Size};
 use crate::{filter, flows, service_addr, sockets};
@@ -76,7 +76,7 @@ fn to_stack(verdict: Verdict) -> (Verdict, u32) {
 
 #[inline(always)]
 fn decide<A: XdpFamily>(ctx: &XdpContext, window: Window) -> (Verdict, u32) {
-    let Some(packet) = family::parse::<A>(window, ETHERNET) else {
+    let Some(Parsed { packet, to: _ }) = family::parse::<A>(window, ETHERNET) else {
         return to_stack(Verdict::Passed);
     };
     if !packet.has_ports() {

@@ -7,6 +7,7 @@ pub mod balance;
 pub mod client;
 pub mod cluster;
 pub mod deadline;
+pub mod fragments;
 pub mod http;
 pub mod ip;
 pub mod manifest;

@@ -28,11 +28,13 @@ use crate::privilege::root_or_skip;
 
 mod case;
 pub mod context;
+mod datagrams;
 mod family;
 mod flows;
 pub mod net;
 mod random;
 mod rows;
+mod tap;
 mod weigh;
 
 pub use case::{Case, Step};
@@ -40,6 +42,7 @@ use context::Context;
 pub use family::Family;
 pub use random::Random;
 pub use rows::{Installed, ServiceSpec};
+pub use tap::Tap;
 
 /// The source ports that translation may use in [`Rig::take`]'s rig.
 pub const SNAT_PORTS: RangeInclusive<u16> = 40_000..=40_999;

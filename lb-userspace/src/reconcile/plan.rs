@@ -207,6 +207,7 @@ fn settle_backends(
         let Some(&(id, is_new)) = place.backends.get(&endpoint) else { continue };
         let bucket = socket_bucket(backend.addr, backend.port, proto);
         steps.filter.extend(programmed.flag(bucket, filter::BACKEND));
+        steps.filter.extend(programmed.flag(address_bucket(backend.addr), filter::BACKEND_ADDR));
         let old = programmed.row(id);
         if is_new {
             if old.generation != 0 {

@@ -127,6 +127,7 @@ impl Rig {
     /// Gives a backend row to an endpoint and raises its generation.
     pub fn give_backend(&mut self, id: u32, service: u32, proto: u8, addr: SocketAddr) {
         self.flag_socket(addr, proto, filter::BACKEND);
+        self.flag_address(addr.ip(), filter::BACKEND_ADDR);
         let old: Backend = self.backend(id);
         let (words, family) = match addr.ip() {
             IpAddr::V4(ip) => (V4::from(ip).to_words(), 0),
@@ -374,6 +375,7 @@ impl Rig {
         self.clear_ranges::<PrefixKey<V6>>(names::MAP_PREFIXES_V6);
         self.set_service_cidrs(&[]);
         self.clear_flows();
+        self.clear_datagrams();
         for id in FIRST_SERVICE..self.next_service {
             self.set_array(names::MAP_SERVICES, id, Service::default());
             self.zero_per_cpu(names::MAP_SERVICE_TRAFFIC, id, Traffic::default());

@@ -230,8 +230,11 @@ fn the_rest_of_an_external_address_passes() {
         let about = case.data(external(case, 81), client);
         let kind = if case.v6 { 2 } else { 3 };
         packets.push(Packet::icmp(client.ip(), to, kind, 0, [0; 4]).quoting(&about, 1000));
+        for offset in [0, 24] {
+            let fragment = Some(Fragment { offset, len: 24, id: 7 });
+            packets.push(Packet { fragment, ..case.data(client, external(case, 81)) });
+        }
         let fragment = Some(Fragment { offset: 8, len: 16, id: 7 });
-        packets.push(Packet { fragment, ..case.data(client, external(case, 81)) });
         packets.push(Packet { fragment, ..Packet::ping(client.ip(), to) });
         for packet in packets {
             case.enter(&mut rig, POD_2, &packet).passed();

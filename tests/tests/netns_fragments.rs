@@ -1,0 +1,141 @@
+//! Datagrams in fragments that arrive in another order than they were sent in.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use lb_tests::client::PATIENCE;
+use lb_tests::cluster::{Cluster, Setup};
+use lb_tests::fragments::{cut, send};
+use lb_tests::manifest::{Service, UDP_TARGET};
+use lb_tests::netns::Namespace;
+use lb_tests::packet::Packet;
+use lb_tests::privilege::root_or_skip;
+use lb_tests::topology::{Addresses, Wiring};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// In three fragments.
+const BYTES: usize = 4_000;
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+const NODE_PORT: u16 = 30_053;
+
+#[test]
+fn a_datagram_arrives_whatever_the_order_of_its_fragments() -> Result<()> {
+    arrive(Setup::tc(Wiring::Routed))
+}
+
+#[test]
+fn a_datagram_arrives_whatever_the_order_of_its_fragments_behind_a_bridge() -> Result<()> {
+    arrive(Setup::tc(Wiring::Bridged))
+}
+
+#[test]
+fn a_datagram_arrives_whatever_the_order_of_its_fragments_through_xdp() -> Result<()> {
+    arrive(Setup::xdp(Wiring::Routed, "native"))
+}
+
+#[test]
+fn a_datagram_arrives_whatever_the_order_of_its_fragments_through_clsact() -> Result<()> {
+    let mut setup = Setup::tc(Wiring::Routed);
+    setup.agent.tc = "clsact";
+    arrive(setup)
+}
+
+/// A client, what it sends to, and who answers there.
+struct Way<'a> {
+    client: &'a Namespace,
+    from: Addresses,
+    to: SocketAddr,
+    backend: Option<(&'a Namespace, Addresses)>,
+}
+
+fn arrive(setup: Setup) -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new(setup, |topology| {
+        let [one, two] = [&topology.nodes[0], &topology.nodes[1]];
+        vec![
+            Service::new("near", 1).udp(NODE_PORT).endpoint(one, &one.pods[1]),
+            Service::new("far", 2).udp(NODE_PORT + 1).endpoint(two, &two.pods[0]),
+        ]
+    })?;
+    let node = cluster.node(0).addresses;
+    cluster.serve_in(|topology| &topology.nodes[0].netns, "node", node)?;
+    let pod = cluster.pod(0, 0);
+    let inside = (&pod.netns, pod.addresses);
+    let outside = (&cluster.topology.client, cluster.topology.client_addresses);
+    let [near, far] =
+        [cluster.pod(0, 1), cluster.pod(1, 0)].map(|pod| Some((&pod.netns, pod.addresses)));
+    let mut id = 1_000;
+    for family in 0..2 {
+        let [vip_near, vip_far] = [1, 2]
+            .map(|number| SocketAddr::new(Service::new("", number).addresses.both()[family], 53));
+        let at = |port| SocketAddr::new(node.both()[family], port);
+        for ((client, from), to, backend) in [
+            (inside, vip_near, near),
+            (inside, vip_far, far),
+            (inside, at(NODE_PORT), near),
+            (inside, at(UDP_TARGET), None),
+            (outside, at(NODE_PORT), near),
+            (outside, at(NODE_PORT + 1), far),
+            (outside, at(UDP_TARGET), None),
+        ] {
+            for order in ORDERS {
+                id += 1;
+                let way = Way { client, from, to, backend };
+                exchange(&way, order, id)
+                    .with_context(|| format!("fragments {order:?} to {to}"))?;
+            }
+        }
+    }
+    for hook in ["tc_ingress", "tc_egress"] {
+        let verdicts = &cluster.agents[0].status()?["verdicts"][hook];
+        ensure!(verdicts["held_fragment"].as_u64() > Some(0), "{hook}: {verdicts}");
+        ensure!(verdicts["dropped_fragment"] == 0, "{hook}: {verdicts}");
+    }
+    Ok(())
+}
+
+/// The datagram, and a reply of the same length.
+fn exchange(way: &Way<'_>, order: [usize; 3], id: u16) -> Result<()> {
+    let to = way.to;
+    let socket = way.client.run(|| open(to))??;
+    let from = SocketAddr::new(way.from.like(to.ip()), socket.local_addr()?.port());
+    let text = "abcdefghijklmnopqrstuvw".repeat(BYTES.div_ceil(23));
+    let payload = &text.as_bytes()[..BYTES];
+    way.client.run(|| sent(&cut(from, to, payload, id), order))??;
+    let (answer, answerer) = receive(&socket).context("the datagram")?;
+    ensure!(answerer == to, "{answerer} answered, not {to}");
+    let text = String::from_utf8(answer).context("read the answer")?;
+    let mut parts = text.splitn(3, ' ');
+    let (Some(_name), Some(peer), Some(echo)) = (parts.next(), parts.next(), parts.next()) else {
+        bail!("the answer has no echo");
+    };
+    ensure!(echo.as_bytes() == payload, "the datagram was changed");
+    let Some((backend, addresses)) = way.backend else { return Ok(()) };
+    let here = SocketAddr::new(addresses.like(to.ip()), UDP_TARGET);
+    let peer: SocketAddr = peer.parse().context("the peer's address")?;
+    backend.run(|| sent(&cut(here, peer, payload, id), order))??;
+    let (reply, replier) = receive(&socket).context("the reply")?;
+    ensure!(replier == to, "{replier} replied, not {to}");
+    ensure!(reply == payload, "the reply was changed");
+    Ok(())
+}
+
+fn open(to: SocketAddr) -> Result<UdpSocket> {
+    let any: IpAddr =
+        if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).context("bind")?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+fn sent(fragments: &[Packet], order: [usize; 3]) -> Result<()> {
+    ensure!(fragments.len() == order.len(), "{} fragments", fragments.len());
+    send(order.map(|index| &fragments[index])).context("send fragments")
+}
+
+fn receive(socket: &UdpSocket) -> Result<(Vec<u8>, SocketAddr)> {
+    let mut buffer = vec![0; 65_536];
+    let (length, from) = socket.recv_from(&mut buffer).context("receive")?;
+    buffer.truncate(length);
+    Ok((buffer, from))
+}
