@@ -1,12 +1,14 @@
 //! The agent as a process in a node's namespace, and the other subcommands of
 //! `lb` beside it.
 
+use crate::client::Connection;
 use crate::netns::Namespace;
 use crate::process::{Process, binary};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::fs::File;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -20,6 +22,16 @@ pub const SOCKETS: &str = "/run/lb";
 
 /// How long the agent may take to start or to stop.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// A sample of the metrics that the agent in a namespace serves.
+pub fn metric(netns: &Namespace, sample: &str) -> Result<u64> {
+    let metrics = (Ipv4Addr::LOCALHOST, 10_249).into();
+    let page = netns.run(|| Connection::open(metrics)?.request("GET", "/metrics", &[]))??;
+    let text = String::from_utf8(page.body)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    let value = line.with_context(|| format!("{sample} is missing in\n{text}"))?;
+    value.parse().with_context(|| format!("{sample} is {value}"))
+}
 
 /// How an agent is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 /// What a fragment carries at most: an Ethernet frame holds it in both families.
 pub const LENGTH: usize = 1_440;
 
-/// A datagram in fragments.
+/// A datagram in fragments; `id` is not 0, which the kernel replaces.
 pub fn cut(src: SocketAddr, dst: SocketAddr, payload: &[u8], id: u16) -> Vec<Packet> {
     let whole = Packet::udp(src, dst).payload(payload);
     (0..8 + payload.len())

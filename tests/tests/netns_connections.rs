@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result, ensure};
 use lb_common::flow::Stage;
 use lb_common::{Flow, V4, V6};
-use lb_tests::agent::Agent;
+use lb_tests::agent::{Agent, metric};
 use lb_tests::client::{Connection, Datagrams};
 use lb_tests::cluster::{Cluster, Setup};
 use lb_tests::deadline;
@@ -14,7 +14,7 @@ use lb_tests::privilege::root_or_skip;
 use lb_tests::topology::{Addresses, Wiring};
 use lb_userspace::dataplane::maps::{FlowFamily, FlowRows, FlowTable};
 use serde_json::Value;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -172,15 +172,6 @@ fn age<A: FlowFamily>(pin_dir: &Path, which: impl Fn(&Flow<A>) -> bool) -> Resul
         }
     }
     Ok(())
-}
-
-fn metric(netns: &Namespace, sample: &str) -> Result<u64> {
-    let metrics = (Ipv4Addr::LOCALHOST, 10_249).into();
-    let page = netns.run(|| Connection::open(metrics)?.request("GET", "/metrics", &[]))??;
-    let text = String::from_utf8(page.body)?;
-    let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
-    let value = line.with_context(|| format!("{sample} is missing in\n{text}"))?;
-    value.parse().with_context(|| format!("{sample} is {value}"))
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Sweeps the flow tables now and then, on a thread of its own: a full table
-//! takes a while. Says, too, for which Services source ports have run out.
+//! takes a while. Gives up fragments that wait for nothing, and says for which
+//! Services source ports have run out.
 
-use crate::dataplane::maps::MapsError;
+use crate::dataplane::maps::{HeldTable, MapsError};
 use crate::flows::{Reason, Sweeper, monotonic_now};
 use crate::view::{ServiceView, services};
 use lb_common::{Hook, Verdict};
@@ -24,6 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct AgingMetrics {
     expired: Family<[(&'static str, &'static str); 1], Counter>,
     duration: Histogram,
+    fragments_lost: Counter,
 }
 
 impl AgingMetrics {
@@ -33,7 +35,8 @@ impl AgingMetrics {
         for reason in Reason::ALL {
             let _: Counter = expired.get_or_create_owned(&label(reason));
         }
-        Self { expired, duration: Histogram::new(exponential_buckets(0.001, 2.0, 12)) }
+        let duration = Histogram::new(exponential_buckets(0.001, 2.0, 12));
+        Self { expired, duration, fragments_lost: Counter::default() }
     }
 
     /// Adds them to a registry.
@@ -42,6 +45,8 @@ impl AgingMetrics {
         registry.register("lb_flows_expired", help, self.expired.clone());
         let help = "How long it took to go through the flow tables";
         registry.register("lb_flows_sweep_duration_seconds", help, self.duration.clone());
+        let help = "Fragments that waited for the first of their datagram, which did not come";
+        registry.register("lb_fragments_lost", help, self.fragments_lost.clone());
     }
 }
 
@@ -58,9 +63,9 @@ pub(super) struct Aging {
 impl Aging {
     /// Starts to sweep what is pinned below `pin_dir`.
     pub(super) fn start(pin_dir: &Path, metrics: AgingMetrics) -> Result<Self, MapsError> {
-        let sweeper = Sweeper::open(pin_dir)?;
+        let (sweeper, held) = (Sweeper::open(pin_dir)?, HeldTable::open(pin_dir)?);
         let (end, ended) = channel();
-        let work = Work { sweeper, metrics, ports: Ports::default() };
+        let work = Work { sweeper, held, metrics, ports: Ports::default() };
         let thread = thread::Builder::new().name("lb-flows".to_owned());
         if let Err(error) = thread.spawn(move || work.until(&ended)) {
             complain(&error);
@@ -75,6 +80,7 @@ fn complain(error: &io::Error) {
 
 struct Work {
     sweeper: Sweeper,
+    held: HeldTable,
     metrics: AgingMetrics,
     ports: Ports,
 }
@@ -111,6 +117,7 @@ impl Work {
             swept.rows,
             took * 1e3
         );
+        self.metrics.fragments_lost.inc_by(self.held.expire(monotonic_now())?);
         self.ports.check(&self.sweeper)
     }
 }
