@@ -9,6 +9,8 @@ use std::os::fd::AsRawFd as _;
 use std::ptr::NonNull;
 use std::slice;
 
+use nix::sys::statfs;
+
 use super::scan;
 
 /// The bytes of a file that nobody can change meanwhile.
@@ -22,10 +24,10 @@ pub(super) struct Mapped<'a> {
 
 impl<'a> Mapped<'a> {
     /// Maps the first `len` bytes, which the file has; none if its lease is not
-    /// held, or where files can't be mapped.
+    /// held, or does not hold those off who share the file by a network.
     pub(super) fn of(file: &'a File, len: u64) -> Option<Self> {
         let len = usize::try_from(len).ok().filter(|len| *len > 0)?;
-        if !scan::is_leased(file) {
+        if !scan::is_leased(file) || !is_local(file) {
             return None;
         }
         let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
@@ -36,6 +38,18 @@ impl<'a> Mapped<'a> {
         let base = Some(base).filter(|base| *base != libc::MAP_FAILED)?;
         NonNull::new(base.cast()).map(|base| Self { base, len, _file: file })
     }
+}
+
+/// Whether nobody but this machine writes to the file's system.
+fn is_local(file: &File) -> bool {
+    let local = [
+        statfs::BTRFS_SUPER_MAGIC,
+        statfs::EXT4_SUPER_MAGIC,
+        statfs::OVERLAYFS_SUPER_MAGIC,
+        statfs::TMPFS_MAGIC,
+        statfs::XFS_SUPER_MAGIC,
+    ];
+    statfs::fstatfs(file).is_ok_and(|system| local.contains(&system.filesystem_type()))
 }
 
 impl Deref for Mapped<'_> {
