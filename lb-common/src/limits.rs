@@ -14,7 +14,7 @@ pub const MAX_FRONTENDS: u32 = 65_536;
 /// Clients of one family with session affinity, times the Service ports that
 /// they use.
 pub const MAX_AFFINITY: u32 = 65_536;
-/// Prefixes of one family: source ranges.
+/// Prefixes of one family: source ranges, and ranges of Services' addresses.
 pub const MAX_PREFIXES: u32 = 16_384;
 /// Sockets of this node that are connected to Services, by protocol.
 pub const MAX_SOCKETS: u32 = 65_536;

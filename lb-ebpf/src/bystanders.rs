@@ -22,13 +22,13 @@ fn is_at_node<A: Address>(frontend: &Frontend, addr: A) -> bool {
 }
 
 /// Whether a packet that is of no known flow belongs to somebody else, and not
-/// to a flow that begins, or that was forgotten. `has_socket` says whether a
-/// socket of the node would receive it.
+/// to a flow that begins, or that was forgotten. `has_connection` says
+/// whether a connection of the node would receive it.
 #[inline(always)]
 pub(crate) fn has<A: Family>(
     packet: &Packet<A>,
     frontend: &Frontend,
-    has_socket: impl Fn(&Tuple<A>) -> bool,
+    has_connection: impl Fn(&Tuple<A>) -> bool,
 ) -> bool {
     if !proto::connects(packet.proto) || tcp::is_syn(packet.flags) {
         return false;
@@ -43,7 +43,7 @@ pub(crate) fn has<A: Family>(
         return true;
     }
     if at_node {
-        has_socket(&packet.tuple)
+        has_connection(&packet.tuple)
     } else {
         // An external address may be a host's. Where every node picks the same
         // backend, a flow of another node that failed may go on here.

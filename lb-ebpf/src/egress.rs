@@ -108,9 +108,9 @@ fn towards_backend<A: Family>(
 }
 
 /// Whether the backend must see this node's address: its reply would miss this
-/// node otherwise, or kube-proxy's rules ask for it. Replies miss the node to a client that is its
-/// own backend, to one behind the same interface as the backend, and to one
-/// from outside if the backend is not a pod of this node.
+/// node otherwise, or kube-proxy's rules ask for it. Replies miss the node to a
+/// client that is its own backend, to one behind the same interface as the
+/// backend, and to one from outside if the backend is not a pod of this node.
 #[inline(always)]
 fn misses_this_node<A: Family>(ifindex: u32, interface: &Interface, row: &Flow<A>) -> bool {
     let hairpin = row.client == row.backend_addr;

@@ -25,7 +25,7 @@ pub(crate) trait Family: Address + 'static {
     fn frontends() -> &'static HashMap<FrontendKey<Self>, Frontend>;
     /// Clients with session affinity.
     fn affinity() -> &'static LruHashMap<AffinityKey<Self>, Affinity>;
-    /// Source ranges, and where local pods are.
+    /// Source ranges, where local pods are, and ranges of Services' addresses.
     fn prefixes() -> &'static LpmTrie<PrefixKey<Self>, u32>;
     /// Room for keys of lookups that only new flows need.
     fn ask() -> &'static PerCpuArray<Ask<Self>>;

@@ -34,7 +34,7 @@ pub(crate) fn decide<A: Family>(
     packet: &Packet<A>,
     arrival: &Arrival,
     to: &mut Tuple<A>,
-    has_socket: impl Fn(&Tuple<A>) -> bool,
+    has_connection: impl Fn(&Tuple<A>) -> bool,
 ) -> Verdict {
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
@@ -53,7 +53,7 @@ pub(crate) fn decide<A: Family>(
         let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);
         // SAFETY: the row is copied at once; the agent replaces rows whole.
         if let Some(frontend) = unsafe { A::frontends().get(&key) }.copied() {
-            if bystanders::has(packet, &frontend, has_socket) {
+            if bystanders::has(packet, &frontend, has_connection) {
                 return Verdict::Passed;
             }
             return match new_flow(packet, arrival, &frontend) {

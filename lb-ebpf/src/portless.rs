@@ -1,5 +1,5 @@
-//! Packets that are neither TCP nor UDP: ICMP, protocols that no Service has,
-//! and headers that are cut off.
+//! Packets of protocols that no Service has: ICMP, others, and headers that are
+//! cut off.
 
 use aya_ebpf::bindings::__sk_buff;
 use lb_common::Verdict;

@@ -8,13 +8,14 @@ use lb_common::{PrefixKey, key};
 use crate::family::Family;
 use crate::maps::LB_RANGES;
 
-/// Whether an address is in one of the ranges.
+/// Whether an address is in one of the ranges, and not spared: then it has a row
+/// of its own.
 #[inline(always)]
 pub(crate) fn hold<A: Family>(addr: A) -> bool {
     may_hold(addr) && {
         let owner = key::SERVICE_CIDRS;
         let key = Key::new((size_of::<PrefixKey<A>>() * 8) as u32, PrefixKey { owner, addr });
-        A::prefixes().get(&key).is_some()
+        A::prefixes().get(&key).is_some_and(|len| *len < size_of::<A>() as u32 * 8)
     }
 }
 

@@ -14,6 +14,20 @@ const CURRENT_NETNS: u64 = u64::MAX;
 /// is the context of the TC or XDP program that asks.
 #[inline(always)]
 pub(crate) fn has_socket<A: Family>(ctx: *mut c_void, tuple: &Tuple<A>, proto: u8) -> bool {
+    state(ctx, tuple, proto).is_some()
+}
+
+/// Likewise, but one that only waits for connections does not count.
+#[inline(always)]
+pub(crate) fn has_connection<A: Family>(ctx: *mut c_void, tuple: &Tuple<A>, proto: u8) -> bool {
+    /// `BPF_TCP_LISTEN`.
+    const LISTEN: u32 = 10;
+    state(ctx, tuple, proto).is_some_and(|state| state != LISTEN)
+}
+
+/// The state of the socket that would receive a packet.
+#[inline(always)]
+fn state<A: Family>(ctx: *mut c_void, tuple: &Tuple<A>, proto: u8) -> Option<u32> {
     let mut key = A::sock_tuple(tuple);
     let socket = if proto == TCP {
         // SAFETY: the context and the tuple are valid, and the length fits it.
@@ -23,12 +37,14 @@ pub(crate) fn has_socket<A: Family>(ctx: *mut c_void, tuple: &Tuple<A>, proto: u
         unsafe { bpf_sk_lookup_udp(ctx, &raw mut key, A::SOCK_TUPLE_LEN, CURRENT_NETNS, 0) }
     } else {
         // The kernel looks up no others.
-        return false;
+        return None;
     };
     if socket.is_null() {
-        return false;
+        return None;
     }
+    // SAFETY: the socket is valid until it is released.
+    let state = unsafe { (*socket).state };
     // SAFETY: a socket that a lookup returned must be released once.
     unsafe { bpf_sk_release(socket.cast()) };
-    true
+    Some(state)
 }

@@ -1,7 +1,7 @@
 //! Counters. Per CPU, so no atomics: a program is never interrupted by another
 //! run of itself on the same CPU. The programs of sockets may be, by packets;
 //! that costs a count where a packet comes between the two instructions of
-//! another, and this target has no atomic addition.
+//! another, which is less than an atomic addition costs every packet.
 
 use lb_common::verdict::counter_index;
 use lb_common::{Address, Flow, Hook, SocketPeer, Traffic, Verdict};

@@ -130,7 +130,7 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let verdict = if packet.has_ports() {
         let arrival = Arrival { ifindex, now: now(), size: size(ctx, packet, L3), other_host };
         ingress::decide(packet, &arrival, to, |tuple| {
-            sockets::has_socket(skb(ctx).cast(), tuple, packet.proto)
+            sockets::has_connection(skb(ctx).cast(), tuple, packet.proto)
         })
     } else {
         let verdict = portless::ingress(skb(ctx), packet, L3);

@@ -268,6 +268,8 @@ pub fn service_cidrs(maps: &Maps) -> Result<Vec<IpNet>, MapsError> {
     let rows = maps.prefixes.rows()?.into_iter();
     let mut ranges: Vec<IpNet> =
         rows.filter(|(owner, _)| *owner == SERVICE_CIDRS).map(|(_, range)| range).collect();
+    // A single address is one that is spared.
+    ranges.retain(|range| range.prefix_len() < range.max_prefix_len());
     ranges.sort_unstable();
     Ok(ranges)
 }

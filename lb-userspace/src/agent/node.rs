@@ -9,7 +9,7 @@ use super::status::{SharedStatus, SyncInfo, unix_now};
 use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, sysctl};
 use crate::cli::BehaviourArgs;
 use crate::dataplane::{HookOptions, Hooks};
-use crate::desired::{Compiler, Problem, SlowStart, service_cidrs};
+use crate::desired::{Compiler, Problem, SlowStart, service_cidrs, spared_addresses};
 use crate::model;
 use crate::netlink::{NetworkState, NetworkWatcher};
 use crate::reconcile::{NetworkFacts, Programmer, QUARANTINE};
@@ -214,6 +214,7 @@ impl Node {
             self.programmer.release_cidrs();
         }
         self.service_cidrs = service_cidrs(&snapshot.objects);
+        self.service_cidrs.extend(spared_addresses(&snapshot.objects));
         self.compiler.update(&snapshot.objects, &snapshot.changes);
         self.problems = snapshot.problems.iter().chain(self.compiler.problems()).cloned().collect();
         let name = self.compiler.options().node_name.as_deref();

@@ -3,6 +3,7 @@
 
 use super::attach::{self, AttachError};
 use super::load::Programs;
+use super::maps;
 use super::sys::{self, LinkKind};
 use super::{PinDir, SocketClients, abi, cgroup};
 use aya::programs::links::{FdLink, LinkError};
@@ -73,6 +74,9 @@ fn attach_all(programs: &mut Programs, pins: &PinDir) -> Result<PathBuf, String>
     // That all of them load is known before any is attached.
     for (name, _) in names::PROGS_SOCKET {
         programs.socket(name).map_err(|error| error.to_string())?;
+    }
+    if !names::PROGS_SOCKET.iter().all(|(_, call)| is_live(&pins.socket_link(call))) {
+        maps::forget_tcp_sockets(pins.path()).map_err(|error| error.to_string())?;
     }
     for (name, call) in names::PROGS_SOCKET {
         attach_one(programs, name, &cgroup, &pins.socket_link(call))

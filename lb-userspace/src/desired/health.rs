@@ -20,8 +20,8 @@ pub struct HealthCheck {
     pub file: String,
     /// The port.
     pub port: u16,
-    /// Ready endpoints on this node that take new connections, for those who ask by IPv4 and by IPv6. A
-    /// Service of one family gives its only number to both.
+    /// Ready endpoints on this node that take new connections, for those who ask
+    /// by IPv4 and by IPv6. A Service of one family gives its only number to both.
     pub local_ready: [usize; 2],
 }
 

@@ -29,7 +29,7 @@ pub use self::compiler::Compiler;
 pub use self::explain::{ExplainedPort, Explanation, explain};
 pub use self::health::{HealthCheck, health_checks};
 pub use self::problem::{Problem, Severity, printable};
-pub use self::service_cidrs::service_cidrs;
+pub use self::service_cidrs::{service_cidrs, spared_addresses};
 pub use self::slow_start::SlowStart;
 
 /// Transport protocol of a Service port.

@@ -125,11 +125,11 @@ fn source_ranges(spec: &api::ServiceSpec, findings: &mut Findings) -> Vec<IpNet>
     ranges
 }
 
-/// Ranges of both families in which no client is: the unspecified addresses are
-/// nobody's source (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.2).
+/// Ranges of both families in which no client is: an address of many is nobody's
+/// source (RFC 1122 section 3.2.1.3, RFC 4291 section 2.7).
 const NOBODY: [IpNet; 2] = [
-    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 32)),
-    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128)),
+    IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32)),
+    IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 128)),
 ];
 
 #[cfg(test)]
@@ -202,7 +202,7 @@ mod tests {
             json!({ "type": "LoadBalancer", "loadBalancerSourceRanges": ["203.0.113.6"] }),
             json!({}),
         );
-        assert_eq!(texts(&exposure.source_ranges), ["0.0.0.0/32", "::/128"]);
+        assert_eq!(texts(&exposure.source_ranges), ["255.255.255.255/32", "ff00::/128"]);
         assert!(findings[1].ends_with("so nobody is admitted"), "{findings:?}");
     }
 

@@ -23,7 +23,8 @@ pub struct NetworkFacts {
     pub translation_addresses: Vec<IpAddr>,
     /// Where local pods are, if that is told by their addresses.
     pub pods: Vec<IpNet>,
-    /// Where the cluster takes Services' addresses from.
+    /// Where the cluster takes Services' addresses from; a single address is one
+    /// in there that is spared.
     pub service_cidrs: Vec<IpNet>,
 }
 

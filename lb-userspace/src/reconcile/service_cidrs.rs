@@ -19,7 +19,8 @@ impl Programmed {
     /// test does.
     pub(super) fn set_service_cidrs(&mut self, ranges: &[IpNet]) -> Vec<Change> {
         let (mut changes, gone) = self.set_ranges(SERVICE_CIDRS, ranges.iter().copied());
-        let merged = IpNet::aggregate(&ranges.to_vec());
+        let wide: Vec<IpNet> = ranges.iter().copied().filter(|range| !is_single(range)).collect();
+        let merged = IpNet::aggregate(&wide);
         for (index, known) in self.heads.iter_mut().enumerate() {
             let ranges = merged.iter().filter(|range| family(range.addr()) == index);
             let heads = RangeHeads::new(ranges.map(head));
@@ -31,6 +32,12 @@ impl Programmed {
         changes.extend(gone);
         changes
     }
+}
+
+/// Whether a range is one address: no ServiceCIDR is, so it stands for one that
+/// is spared.
+fn is_single(range: &IpNet) -> bool {
+    range.prefix_len() == range.max_prefix_len()
 }
 
 /// How a range begins.

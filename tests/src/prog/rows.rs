@@ -185,22 +185,23 @@ impl Rig {
         match range {
             IpNet::V4(range) => {
                 let data = PrefixKey { owner, addr: V4::from(range.network()) };
-                self.put_range(names::MAP_PREFIXES_V4, &Key::new(bits, data));
+                self.put_range(names::MAP_PREFIXES_V4, &Key::new(bits, data), bits - 32);
             }
             IpNet::V6(range) => {
                 let data = PrefixKey { owner, addr: V6::from(range.network()) };
-                self.put_range(names::MAP_PREFIXES_V6, &Key::new(bits, data));
+                self.put_range(names::MAP_PREFIXES_V6, &Key::new(bits, data), bits - 32);
             }
         }
     }
 
-    /// Puts ranges of Services' addresses in force.
+    /// Puts ranges of Services' addresses in force; single addresses are spared.
     pub fn set_service_cidrs(&mut self, ranges: &[IpNet]) {
         for range in ranges {
             self.add_range(key::SERVICE_CIDRS, *range);
         }
         for (family, v6) in [(0, false), (1, true)] {
-            let heads = ranges.iter().filter(|range| range.addr().is_ipv6() == v6);
+            let wide = |range: &&IpNet| range.prefix_len() < range.max_prefix_len();
+            let heads = ranges.iter().filter(wide).filter(|range| range.addr().is_ipv6() == v6);
             let heads = RangeHeads::new(heads.map(|range| match range {
                 IpNet::V4(range) => Head::new(V4::from(range.network()), range.netmask().into()),
                 IpNet::V6(range) => Head::new(V6::from(range.network()), range.netmask().into()),
@@ -209,10 +210,10 @@ impl Rig {
         }
     }
 
-    fn put_range<K: Pod>(&mut self, map: &str, key: &Key<K>) {
+    fn put_range<K: Pod>(&mut self, map: &str, key: &Key<K>, len: u32) {
         let mut map: LpmTrie<_, K, u32> =
             LpmTrie::try_from(self.map_mut(map)).expect("a prefix map");
-        map.insert(key, 1, 0).expect("room for a range");
+        map.insert(key, len, 0).expect("room for a range");
     }
 
     fn clear_ranges<K: Pod>(&mut self, map: &str) {

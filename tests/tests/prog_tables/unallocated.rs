@@ -53,6 +53,26 @@ fn an_address_that_no_service_has_is_dropped_where_packets_enter() {
     }
 }
 
+/// Services of another proxy have addresses in the range, too.
+#[test]
+fn a_spared_address_is_left_to_whoever_has_it() {
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::all() {
+        rig.reset();
+        let (spared, nobody) = (case.vip(98, 80), case.vip(99, 80));
+        rig.set_service_cidrs(&[case.service_cidr(), spared.ip().into()]);
+        let client = case.pod(1, 20, 4000);
+        case.enter(&mut rig, POD_2, &case.open(client, spared)).passed();
+        case.leave(&mut rig, UPLINK, &case.open(client, spared)).passed();
+        let ping = Packet::ping(client.ip(), spared.ip());
+        case.enter(&mut rig, POD_2, &ping).passed();
+        case.enter(&mut rig, POD_2, &case.open(client, nobody)).dropped(UNALLOCATED);
+        if !case.l3 {
+            case.xdp(&mut rig, UPLINK, &case.open(client, spared)).passed();
+        }
+    }
+}
+
 #[test]
 fn every_protocol_is_dropped_and_fragments_too() {
     let Some(mut rig) = Rig::take() else { return };
@@ -161,13 +181,13 @@ fn many_ranges_short_ones_and_overlapping_ones_all_count() {
         let client = case.pod(1, 20, 4000);
         let (ranges, inside, outside): (&[&str], &[&str], &[&str]) = if case.v6 {
             (
-                &["fd00:1::/32", "fd00:1:2::/48", "fd00:3::/112", "fd00:4::1/128", "fd80::/9"],
+                &["fd00:1::/32", "fd00:1:2::/48", "fd00:3::/112", "fd00:4::1/127", "fd80::/9"],
                 &["fd00:1:9::9", "fd00:1:2::9", "fd00:3::9", "fd00:4::1", "fdff::1"],
                 &["fd00:2::1", "fd00:3::1:0", "fd00:4::2", "fd7f::1"],
             )
         } else {
             (
-                &["10.1.0.0/16", "10.1.2.0/24", "10.3.0.0/28", "10.4.0.1/32", "172.16.0.0/12"],
+                &["10.1.0.0/16", "10.1.2.0/24", "10.3.0.0/28", "10.4.0.1/31", "172.16.0.0/12"],
                 &["10.1.9.9", "10.1.2.9", "10.3.0.9", "10.4.0.1", "172.31.9.9"],
                 &["10.2.0.1", "10.3.0.16", "10.4.0.2", "172.32.0.1"],
             )

@@ -34,7 +34,7 @@ pub use ranges::RangeTable;
 pub use service_names::NameTable;
 pub use services::{ServiceHeader, ServiceTable};
 pub use slots::SlotTable;
-pub use sockets::{ConnectedSockets, SocketTable};
+pub use sockets::{ConnectedSockets, SocketTable, forget_tcp_sockets};
 
 use aya::maps::{Map, MapData, MapError};
 use lb_common::names;

@@ -56,11 +56,16 @@ impl PrefixTable {
         Ok(rows)
     }
 
-    /// Adds a range of an owner.
+    /// Adds a range of an owner. The value is the range's own length, so that the
+    /// programs can tell single addresses.
     pub fn insert(&mut self, owner: u32, range: IpNet) -> Result<(), MapsError> {
         match range {
-            IpNet::V4(range) => self.v4.insert(&key_v4(owner, range), 1, 0),
-            IpNet::V6(range) => self.v6.insert(&key_v6(owner, range), 1, 0),
+            IpNet::V4(range) => {
+                self.v4.insert(&key_v4(owner, range), u32::from(range.prefix_len()), 0)
+            }
+            IpNet::V6(range) => {
+                self.v6.insert(&key_v6(owner, range), u32::from(range.prefix_len()), 0)
+            }
         }
         .map_err(|source| write_error(range, source))
     }

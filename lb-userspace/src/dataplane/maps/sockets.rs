@@ -45,6 +45,22 @@ impl ConnectedSockets {
     }
 }
 
+/// Forgets all TCP sockets: those that were closed while no program saw it would
+/// count as open for ever, and the others only lose the name that they dialled.
+pub fn forget_tcp_sockets(pin_dir: &Path) -> Result<(), MapsError> {
+    let mut sockets = ConnectedSockets::open(pin_dir, names::MAP_SOCKETS_TCP)?;
+    for (cookie, _) in sockets.rows()? {
+        match sockets.rows.remove(&cookie) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(source) => {
+                let row = format!("socket {cookie}");
+                return Err(MapsError::Write { map: sockets.name, row, source });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Connected UDP sockets, and what they depend on.
 pub struct SocketTable {
     sockets: ConnectedSockets,

@@ -65,7 +65,17 @@ impl FileState {
 
     /// Every object in force.
     pub(super) fn objects(&self) -> impl Iterator<Item = &AnyObject> {
-        self.pieces.objects()
+        self.own().chain(self.kept())
+    }
+
+    /// Those that its text gives.
+    pub(super) fn own(&self) -> impl Iterator<Item = &AnyObject> {
+        self.pieces.own()
+    }
+
+    /// Those that it gave, while something in it has no name.
+    pub(super) fn kept(&self) -> &[AnyObject] {
+        self.pieces.kept()
     }
 
     /// Its pieces.
@@ -107,7 +117,7 @@ impl FileState {
     pub(super) fn add_lost(&self, lost: &mut Lost) {
         self.pieces.iter().filter_map(Piece::notes).for_each(|notes| lost.extend(&notes.lost));
         let unknown = self.broken.is_some() && self.objects().next().is_none();
-        if unknown || (self.pieces.has_nameless() && self.pieces.kept().is_empty()) {
+        if unknown || self.pieces.has_strange() {
             lost.file();
         }
     }

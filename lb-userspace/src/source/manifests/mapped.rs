@@ -40,12 +40,12 @@ impl<'a> Mapped<'a> {
     }
 }
 
-/// Whether nobody but this machine writes to the file's system.
+/// Whether the file's system knows of everybody who writes to it: not one that
+/// other machines share, nor one that lies over another.
 fn is_local(file: &File) -> bool {
     let local = [
         statfs::BTRFS_SUPER_MAGIC,
         statfs::EXT4_SUPER_MAGIC,
-        statfs::OVERLAYFS_SUPER_MAGIC,
         statfs::TMPFS_MAGIC,
         statfs::XFS_SUPER_MAGIC,
     ];
@@ -58,7 +58,8 @@ impl Deref for Mapped<'_> {
     fn deref(&self) -> &[u8] {
         // SAFETY: `of` mapped `len` bytes at `base`, which stay so while `self`
         // lives. While the file is open its lease makes everybody wait who would
-        // write to it or cut it.
+        // write to it or cut it, for `fs.lease-break-time` (45 s), which is far
+        // longer than a mapping lives.
         unsafe { slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 }

@@ -9,12 +9,15 @@ use crate::desired::{Problem, Severity};
 use crate::model::{Changed, Changes, Kind, ObjectName, Objects, Sourced, is_same};
 
 /// Merges files in the order given; of two objects with one name the first
-/// stays. The problems are those of the others.
-pub(super) fn merge<'a>(files: impl Iterator<Item = &'a FileState>) -> (Objects, Vec<Problem>) {
+/// stays. The problems are those of the others. What a file only keeps yields to
+/// all that files have.
+pub(super) fn merge<'a>(
+    files: impl Iterator<Item = &'a FileState> + Clone,
+) -> (Objects, Vec<Problem>) {
     let mut objects = Objects::default();
     let mut problems = Vec::new();
-    for file in files {
-        for object in file.objects() {
+    for file in files.clone() {
+        for object in file.own() {
             if let Err(first) = insert(&mut objects, &file.name, object) {
                 let place = if first == file.name {
                     "earlier in this file".to_owned()
@@ -29,6 +32,12 @@ pub(super) fn merge<'a>(files: impl Iterator<Item = &'a FileState>) -> (Objects,
                     message: format!("is defined {place} already, which counts"),
                 });
             }
+        }
+    }
+    for file in files {
+        for object in file.kept() {
+            // Who has it already has it.
+            let _ = insert(&mut objects, &file.name, object);
         }
     }
     (objects, problems)

@@ -14,6 +14,9 @@ use crate::model::{
     EndpointSlice, Finding, Findings, Kind, Node, ObjectName, Pod, Service, ServiceCidr,
 };
 
+/// Kind and name.
+pub(super) type ObjectId = (Kind, ObjectName);
+
 /// An object of any kind.
 #[derive(Clone, Debug)]
 pub(super) enum AnyObject {
@@ -36,6 +39,11 @@ impl AnyObject {
         }
     }
 
+    /// What tells it from others.
+    pub(super) fn id(&self) -> ObjectId {
+        (self.kind(), self.name().clone())
+    }
+
     /// Its name.
     pub(super) fn name(&self) -> &ObjectName {
         match self {
@@ -52,7 +60,7 @@ impl AnyObject {
 #[derive(Clone, Debug)]
 pub(super) struct Decoded {
     /// What it is, if that much can be read.
-    pub(super) id: Option<(Kind, ObjectName)>,
+    pub(super) id: Option<ObjectId>,
     /// What people call it.
     pub(super) label: Option<String>,
     /// The object, unless it is refused.

@@ -5,9 +5,8 @@ use std::collections::HashMap;
 
 use super::cut::Print;
 use super::lost::Lost;
-use super::object::{AnyObject, DecodedFile, Ignored};
+use super::object::{AnyObject, DecodedFile, Ignored, ObjectId};
 use crate::desired::{Problem, Severity};
-use crate::model::{Kind, ObjectName};
 
 /// A piece, or the whole of a file that is not in pieces.
 #[derive(Debug)]
@@ -30,10 +29,12 @@ pub(super) struct Notes {
     pub(super) ignored: Ignored,
     /// What can't be read and has no last good state.
     pub(super) lost: Lost,
+    /// How many things are refused that have no name.
+    pub(super) nameless: usize,
 }
 
 /// Objects that are no longer what their file says, by kind and name.
-pub(super) type LastGood = HashMap<(Kind, ObjectName), AnyObject>;
+pub(super) type LastGood = HashMap<ObjectId, AnyObject>;
 
 impl Piece {
     /// A piece of a file. An object that is refused takes its last good state
@@ -45,7 +46,8 @@ impl Piece {
         last_good: &mut LastGood,
     ) -> Self {
         let place = decoded.is_placed().then_some(index);
-        let mut notes = Notes { ignored: decoded.ignored, ..Notes::default() };
+        let nameless = decoded.objects.iter().filter(|one| one.id.is_none()).count();
+        let mut notes = Notes { ignored: decoded.ignored, nameless, ..Notes::default() };
         let mut objects = Vec::with_capacity(decoded.objects.len());
         for decoded in decoded.objects {
             let mut kept = "";
@@ -75,9 +77,9 @@ impl Piece {
         Self { print, place, objects: objects.into(), notes }
     }
 
-    /// Whether something in it is refused that has no name.
-    pub(super) const fn is_nameless(&self) -> bool {
-        self.place.is_some()
+    /// How many things in it are refused that have no name.
+    pub(super) fn nameless(&self) -> usize {
+        self.notes().map_or(0, |notes| notes.nameless)
     }
 
     /// What is to be said of it, if anything.

@@ -7,7 +7,7 @@ use std::num::NonZero;
 use std::thread;
 
 use super::cut::{Cut, Print};
-use super::object::{AnyObject, DecodedFile};
+use super::object::{AnyObject, DecodedFile, ObjectId};
 use super::piece::{LastGood, Piece};
 use super::skim::{Outline, Skimmed};
 
@@ -23,6 +23,8 @@ pub(super) struct Pieces {
     /// What the file had and has no more, while something in it has no name: it
     /// may be any of these.
     kept: Vec<AnyObject>,
+    /// How many things without a name are none of those.
+    strange: usize,
 }
 
 /// What a text is made of.
@@ -54,9 +56,9 @@ impl Pieces {
         self.list.iter()
     }
 
-    /// Every object in force.
-    pub(super) fn objects(&self) -> impl Iterator<Item = &AnyObject> {
-        self.list.iter().flat_map(|piece| &piece.objects).chain(&self.kept)
+    /// Every object that the text gives.
+    pub(super) fn own(&self) -> impl Iterator<Item = &AnyObject> {
+        self.list.iter().flat_map(|piece| &piece.objects)
     }
 
     /// What the file had and has no more, but keeps.
@@ -64,9 +66,14 @@ impl Pieces {
         &self.kept
     }
 
-    /// Whether something has no name.
-    pub(super) fn has_nameless(&self) -> bool {
-        self.list.iter().any(Piece::is_nameless)
+    /// How many things have no name.
+    fn nameless(&self) -> usize {
+        self.list.iter().map(Piece::nameless).sum()
+    }
+
+    /// Whether something has no name, and was not known under one.
+    pub(super) const fn has_strange(&self) -> bool {
+        self.strange > 0
     }
 
     /// Reads a text in pieces; none if it has to be read as a whole.
@@ -137,6 +144,7 @@ impl Pieces {
         if sources.len() == self.list.len() && sources.iter().zip(0..).all(stays) {
             return None;
         }
+        let nameless = self.nameless();
         let mut before: Vec<Option<Piece>> = self.list.drain(..).map(Some).collect();
         let mut after: Vec<Option<Piece>> = sources
             .iter()
@@ -147,9 +155,9 @@ impl Pieces {
             .collect();
         let gone = before.into_iter().flatten();
         let mut old: Vec<AnyObject> = gone.flat_map(|piece| piece.objects).collect();
+        let kept: Vec<ObjectId> = self.kept.iter().map(AnyObject::id).collect();
         old.append(&mut self.kept);
-        let mut last_good: LastGood =
-            old.iter().map(|one| ((one.kind(), one.name().clone()), one.clone())).collect();
+        let mut last_good: LastGood = old.iter().map(|one| (one.id(), one.clone())).collect();
         let mut new = Vec::new();
         for (at, (source, piece)) in sources.into_iter().zip(&mut after).enumerate() {
             if let Source::Parsed(print, decoded) = source {
@@ -159,19 +167,30 @@ impl Pieces {
             }
         }
         self.list = after.into_iter().flatten().collect();
-        self.kept = if self.has_nameless() { self.missing(last_good) } else { Vec::new() };
+        self.keep(last_good, nameless, &kept);
         new.extend_from_slice(&self.kept);
         Some([old, new])
     }
 
-    /// Those that are not in the file any more.
-    fn missing(&self, mut before: LastGood) -> Vec<AnyObject> {
+    /// Keeps what may have lost its name: of what the file had and has no more,
+    /// all if there is more without a name than before (`nameless`); else only
+    /// what was kept.
+    fn keep(&mut self, mut before: LastGood, nameless: usize, kept: &[ObjectId]) {
         for object in self.list.iter().flat_map(|piece| &piece.objects) {
-            before.remove(&(object.kind(), object.name().clone()));
+            before.remove(&object.id());
+        }
+        let now = self.nameless();
+        if now <= nameless {
+            before.retain(|id, _| now > 0 && kept.contains(id));
+        }
+        self.strange = if now == 0 { 0 } else { self.strange.min(now) };
+        if now > nameless && before.len() == kept.len() {
+            // Nothing has gone for it: it never was anything that is known.
+            self.strange += now - nameless;
         }
         let mut missing: Vec<_> = before.into_iter().collect();
         missing.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        missing.into_iter().map(|(_, object)| object).collect()
+        self.kept = missing.into_iter().map(|(_, object)| object).collect();
     }
 }
 

@@ -258,6 +258,30 @@ fn an_object_whose_name_or_kind_breaks_keeps_its_last_good_state() {
     assert!(dir.load().lost.may_hold("any", "thing"), "nobody knows what it was");
 }
 
+/// What has no name stands for no more than what went when it came.
+#[test]
+fn beside_what_has_no_name_objects_are_deleted_and_moved_as_ever() {
+    let nameless = "---\nknd: Service\n";
+    let three = ["a", "b", "c"].map(|name| service(name, "80") + "---\n").concat();
+    let mut dir = Dir::new(&[("a.yaml", &(three.clone() + nameless))]);
+    assert!(dir.load().lost.may_hold("any", "thing"), "nobody knows what it was");
+    dir.write("a.yaml", &(three.replace(&service("a", "80"), "") + nameless));
+    let snapshot = dir.load();
+    assert!(snapshot.lost.may_hold("any", "thing"), "nor is it what was deleted");
+    assert_eq!(dir.services().0, ["b", "c"]);
+    // One breaks, and then is to be found elsewhere.
+    let broken = service("b", "80").replace("kind", "knd") + "---\n" + &service("c", "80");
+    dir.write("a.yaml", &(broken.clone() + nameless));
+    assert_eq!(dir.services().0, ["b", "c"]);
+    dir.write("b.yaml", &service("b", "81"));
+    let (names, problems) = dir.services();
+    assert_eq!(names, ["b", "c"]);
+    assert!(problems.iter().all(|line| !line.contains("is defined")), "{problems:?}");
+    let snapshot = dir.load();
+    let b = snapshot.objects.services.values().next().unwrap();
+    assert_eq!((b.object.ports[0].port, &*b.file), (81, "b.yaml"));
+}
+
 #[test]
 fn what_is_bad_from_the_start_is_told_apart_from_what_goes_bad() {
     let mut dir = Dir::new(&[("a.yaml", &service("one", "80")), ("b.yaml", "kind: [")]);
