@@ -15,6 +15,7 @@ use lb_common::Hook;
 use lb_common::fragment::{Held, HeldKey, LIFETIME};
 use lb_common::limits::{MAX_FRAGMENT_FRAME, MAX_HELD_OF_DATAGRAM};
 
+use crate::bounds;
 use crate::datagrams::DatagramKey;
 use crate::family::Family;
 use crate::maps::LB_HELD;
@@ -59,17 +60,11 @@ fn set_key<A: Family>(room: &mut Held, datagram: &DatagramKey<A>, number: u32) {
     };
 }
 
-/// The length, in bounds that the verifier can follow.
-#[inline(always)]
-fn bounded(len: u32) -> Option<u32> {
-    (len > 1 && len <= MAX_FRAGMENT_FRAME).then_some(len)
-}
-
 /// Copies the packet into `room`.
 #[inline(always)]
 fn load(skb: *mut __sk_buff, room: &mut Held) -> Option<()> {
     // SAFETY: the kernel keeps the context valid during the run.
-    let len = bounded(unsafe { (*skb).len })?;
+    let len = bounds::length(unsafe { (*skb).len }, MAX_FRAGMENT_FRAME)?;
     let frame = (&raw mut room.frame).cast();
     // SAFETY: `len` is at most the size of the frame.
     if unsafe { bpf_skb_load_bytes(skb.cast(), 0, frame, len) } != 0 {
@@ -82,7 +77,7 @@ fn load(skb: *mut __sk_buff, room: &mut Held) -> Option<()> {
 /// Makes the packet the one that was copied.
 #[inline(always)]
 fn become_copy(skb: *mut __sk_buff, copy: &Held) -> Option<()> {
-    let len = bounded(copy.len)?;
+    let len = bounds::length(copy.len, MAX_FRAGMENT_FRAME)?;
     // SAFETY: the helper checks the length.
     if unsafe { bpf_skb_change_tail(skb, len, 0) } != 0 {
         return None;

@@ -12,7 +12,9 @@ use lb_common::{BePort, Tuple, V4, V6, sctp};
 
 use crate::family::Family;
 use crate::icmp;
-use crate::packet::{self, Fragment, Packet, V4_ADDRESSES, V4_CHECKSUM, V6_ADDRESSES, V6_LEN};
+use crate::packet::{
+    self, Fragment, Packet, ReadAgain, V4_ADDRESSES, V4_CHECKSUM, V6_ADDRESSES, V6_LEN,
+};
 use crate::refuse::load;
 use crate::rewrite::{SCTP_CHECKSUM, TCP_CHECKSUM, UDP_CHECKSUM, store};
 
@@ -43,6 +45,7 @@ fn quoted<A: Family>(src: A, dst: A, proto: u8, l4: usize) -> Packet<A> {
         id: 0,
         l4,
         len: 0,
+        read_again: ReadAgain::new(),
     }
 }
 

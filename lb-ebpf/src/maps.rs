@@ -2,7 +2,7 @@
 
 use crate::datagrams::{Datagram, DatagramKey};
 use crate::packet::Parsed;
-use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, bpf_fib_lookup};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
@@ -156,6 +156,9 @@ pub(crate) static LB_PACKET_V4: PerCpuArray<Parsed<V4>> = PerCpuArray::with_max_
 /// Likewise.
 #[map]
 pub(crate) static LB_PACKET_V6: PerCpuArray<Parsed<V6>> = PerCpuArray::with_max_entries(2, 0);
+/// Room for a route lookup: too big for the stack.
+#[map]
+pub(crate) static LB_ROUTE: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
 /// Room for the packet that an ICMP error quotes.
 #[map]
 pub(crate) static LB_QUOTE: PerCpuArray<[u64; 256]> = PerCpuArray::with_max_entries(1, 0);

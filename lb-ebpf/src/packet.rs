@@ -1,6 +1,8 @@
 //! The packet's headers: where they are and what they say. The only module
 //! that reads packet memory.
 
+use core::cell::UnsafeCell;
+
 use lb_common::limits::MAX_EXTENSION_HEADERS;
 use lb_common::proto::{self, SCTP, TCP, UDP};
 use lb_common::{Address, BePort, Tuple, V4, V6, sctp};
@@ -58,7 +60,6 @@ pub(crate) enum Fragment {
 }
 
 /// What the pipeline needs to know of a packet.
-#[derive(Clone, Copy)]
 pub(crate) struct Packet<A> {
     /// Addresses and ports; ports are 0 in a later fragment, and where the
     /// protocol has none.
@@ -77,6 +78,23 @@ pub(crate) struct Packet<A> {
     /// Length of the IP packet in bytes, by its header: a link may have padded
     /// the frame.
     pub(crate) len: u32,
+    /// Keeps the packet off the stack.
+    #[expect(dead_code, reason = "its type has the effect")]
+    pub(crate) read_again: ReadAgain,
+}
+
+/// Has the compiler read what it is part of again from memory behind each call
+/// of a helper, which may have changed it for all that is known. It would keep
+/// everything that it has read once on the stack otherwise, which has no room.
+pub(crate) struct ReadAgain(UnsafeCell<()>);
+
+// SAFETY: there is nothing inside.
+unsafe impl Sync for ReadAgain {}
+
+impl ReadAgain {
+    pub(crate) const fn new() -> Self {
+        Self(UnsafeCell::new(()))
+    }
 }
 
 impl<A> Packet<A> {
@@ -233,6 +251,7 @@ pub(crate) fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
         id: 0,
         l4: l3 + header_len,
         len: u32::from(u16::from_be(window.read::<u16>(l3 + LENGTH)?)),
+        read_again: ReadAgain::new(),
     };
     if fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
         packet.id = u32::from(window.read::<u16>(l3 + ID)?);
@@ -274,6 +293,7 @@ pub(crate) fn parse_v6(window: Window, l3: usize) -> Option<Packet<V6>> {
         id: 0,
         l4: l3 + Ipv6Hdr::LEN,
         len: V6_LEN as u32 + u32::from(u16::from_be(window.read::<u16>(l3 + PAYLOAD_LENGTH)?)),
+        read_again: ReadAgain::new(),
     };
     for _ in 0..MAX_EXTENSION_HEADERS {
         match packet.proto {

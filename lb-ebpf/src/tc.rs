@@ -204,30 +204,48 @@ pub(crate) fn egress<const L3: usize>(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn egress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
+    let action = leaving::<A, L3>(skb(ctx));
+    if action != NO_PORT {
+        return action;
+    }
+    log::no_source_port::<A>(skb(ctx), now());
+    TC_ACT_SHOT
+}
+
+/// Stands for [`TC_ACT_SHOT`] where the log has something to say.
+const NO_PORT: i32 = i32::MAX;
+
+/// All but the log. A function of its own for each family, since together, and
+/// with the log's own on top, they need more stack than a program has.
+#[inline(never)]
+fn leaving<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
+    let verdict = leave::<A, L3>(&TcContext::new(skb));
+    let action = finish(Hook::Egress, verdict);
+    if verdict == Verdict::DroppedNoPort { NO_PORT } else { action }
+}
+
+#[inline(always)]
+fn leave<A: TcFamily, const L3: usize>(ctx: &TcContext) -> Verdict {
     let Some(Parsed { packet, to }) = family::parse::<A>(window(ctx), L3) else {
-        return finish(Hook::Egress, Verdict::Passed);
+        return Verdict::Passed;
     };
     // SAFETY: the kernel keeps the context valid during the run.
     let ifindex = unsafe { (*skb(ctx)).ifindex };
     // SAFETY: as above.
     let turns_back = unsafe { (*skb(ctx)).ingress_ifindex } == ifindex;
     if !packet.has_ports() {
-        return finish(Hook::Egress, portless::egress(skb(ctx), packet, L3, turns_back));
+        return portless::egress(skb(ctx), packet, L3, turns_back);
     }
     if packet.fragment == Fragment::Later {
         let verdict = fragments::later(skb(ctx), packet, L3, Hook::Egress);
-        let stray = || service_addr::leaving(packet.tuple.dst, turns_back);
-        return finish(Hook::Egress, verdict.unwrap_or_else(stray));
+        return verdict.unwrap_or_else(|| service_addr::leaving(packet.tuple.dst, turns_back));
     }
     let size = size(ctx, packet, L3);
     let departure = Departure { ifindex, turns_back, now: now(), size };
     let verdict = egress::decide(packet, &departure, to, |tuple| {
         sockets::has_socket(skb(ctx).cast(), tuple, packet.proto)
     });
-    if verdict == Verdict::DroppedNoPort {
-        log::no_source_port(ctx, &packet.tuple, departure.now);
-    }
-    finish(Hook::Egress, apply(ctx, packet, to, verdict, L3, Hook::Egress))
+    apply(ctx, packet, to, verdict, L3, Hook::Egress)
 }
 
 /// Rewrites the packet to `to` where the verdict lets it go on.

@@ -15,7 +15,7 @@ use lb_common::{
 use crate::ETHERNET;
 use crate::family::{self, Family};
 use crate::ingress::{self, Arrival};
-use crate::maps::LB_INTERFACES;
+use crate::maps::{LB_INTERFACES, LB_ROUTE};
 use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Parsed, V6_LEN, Window};
 use crate::rewrite_frame::{self, FrameFamily, Macs};
 use crate::stats::{self, Size};
@@ -125,9 +125,9 @@ fn ours<A: XdpFamily>(
     if row.flags & (flag::DIRECT | flag::NO_SNAT) != 0 {
         return Err(Verdict::HandedOver);
     }
-    let mut way = Way::find(ctx, row.routed(), packet, ifindex).ok_or(Verdict::HandedOver)?;
+    let way = Way::find(ctx, row.routed(), packet, ifindex).ok_or(Verdict::HandedOver)?;
     if !row.has_snat() {
-        let interface = interface(way.ifindex).ok_or(Verdict::HandedOver)?;
+        let interface = interface(way.0.ifindex).ok_or(Verdict::HandedOver)?;
         let snat = A::snat_of(&interface);
         if interface.role == role::POD || snat == A::NONE {
             return Err(Verdict::HandedOver);
@@ -141,7 +141,7 @@ fn ours<A: XdpFamily>(
     }
     flows::note(row, &row.reverse_key(), tcp::From::Client, packet.flags, now);
     let action = way.take(ifindex).ok_or(Verdict::HandedOver)?;
-    rewrite_frame::frame(window, packet, &row.masqueraded(), &way.macs)
+    rewrite_frame::frame(window, packet, &row.masqueraded(), &way.macs())
         .ok_or(Verdict::HandedOver)?;
     stats::packet_in(row, size);
     Ok((Verdict::Forwarded, action))
@@ -157,9 +157,9 @@ fn returned<A: XdpFamily>(
     arrival: &Arrival,
 ) -> Result<(Verdict, u32), Verdict> {
     let to = row.dialled().reversed();
-    let mut way = Way::find(ctx, to, packet, arrival.ifindex).ok_or(Verdict::HandedOver)?;
+    let way = Way::find(ctx, to, packet, arrival.ifindex).ok_or(Verdict::HandedOver)?;
     let action = way.take(arrival.ifindex).ok_or(Verdict::HandedOver)?;
-    rewrite_frame::frame(window, packet, &to, &way.macs).ok_or(Verdict::HandedOver)?;
+    rewrite_frame::frame(window, packet, &to, &way.macs()).ok_or(Verdict::HandedOver)?;
     if flows::note(row, &row.forward_key(), tcp::From::Backend, packet.flags, arrival.now) {
         flows::touch(&row.reverse_key(), row);
     }
@@ -206,11 +206,8 @@ fn interface(ifindex: u32) -> Option<Interface> {
     unsafe { LB_INTERFACES.get(&ifindex) }.copied()
 }
 
-/// The next hop of a packet.
-struct Way {
-    ifindex: u32,
-    macs: Macs,
-}
+/// The next hop of a packet, where the kernel wrote it.
+struct Way(&'static bpf_fib_lookup);
 
 impl Way {
     /// Asks the routing table, with the neighbour's address. `None` if the
@@ -225,31 +222,38 @@ impl Way {
     ) -> Option<Self> {
         /// `BPF_FIB_LKUP_RET_SUCCESS`.
         const SUCCESS: i64 = 0;
+        let room = LB_ROUTE.get_ptr_mut(0)?;
+        // SAFETY: this CPU's only user of the room is this run.
+        let params = unsafe { &mut *room };
         // SAFETY: a C structure of integers; the kernel wants unused parts zero.
-        let mut params: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        *params = unsafe { core::mem::zeroed() };
         params.family = A::AF;
         params.l4_protocol = packet.proto;
         params.__bindgen_anon_1.tot_len = packet.len as u16;
         params.ifindex = ifindex;
-        A::set_fib(&mut params, to.src, to.dst);
+        A::set_fib(params, to.src, to.dst);
         let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: context and parameters are valid, and the size is theirs.
-        let result = unsafe { fib_lookup(ctx.ctx.cast(), &raw mut params, size, 0) };
-        let macs = Macs { dst: params.dmac, src: params.smac };
-        (result == SUCCESS).then_some(Self { ifindex: params.ifindex, macs })
+        let result = unsafe { fib_lookup(ctx.ctx.cast(), room, size, 0) };
+        (result == SUCCESS).then_some(Self(params))
+    }
+
+    #[inline(always)]
+    fn macs(&self) -> Macs {
+        Macs { dst: self.0.dmac, src: self.0.smac }
     }
 
     /// The action that sends a frame this way; `None` if the interface takes
     /// no frames from XDP programs.
     #[inline(always)]
-    fn take(&mut self, arrived_on: u32) -> Option<u32> {
-        if self.ifindex == arrived_on {
+    fn take(&self, arrived_on: u32) -> Option<u32> {
+        if self.0.ifindex == arrived_on {
             return Some(xdp_action::XDP_TX);
         }
-        if interface(self.ifindex)?.xdp == 0 {
+        if interface(self.0.ifindex)?.xdp == 0 {
             return None;
         }
         // SAFETY: the helper has no preconditions.
-        Some(unsafe { bpf_redirect(self.ifindex, 0) as u32 })
+        Some(unsafe { bpf_redirect(self.0.ifindex, 0) as u32 })
     }
 }
