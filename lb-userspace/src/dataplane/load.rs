@@ -21,6 +21,17 @@ impl Programs {
     /// Loads the maps, and the programs that every node needs. That they load
     /// is known before anything is attached.
     pub(super) fn load(options: &HookOptions, pins: &PinDir) -> Result<Self, DataplaneError> {
+        let mut programs = Self::open(options, Some(pins))?;
+        programs.classifier(names::PROG_INGRESS)?;
+        programs.classifier(names::PROG_EGRESS)?;
+        Ok(programs)
+    }
+
+    /// Loads the maps, pinned or not, and no program.
+    pub(super) fn open(
+        options: &HookOptions,
+        pins: Option<&PinDir>,
+    ) -> Result<Self, DataplaneError> {
         let specs = specs(&options.sizes);
         let first = u32::from(*options.snat_ports.start());
         let last = u32::from(*options.snat_ports.end());
@@ -39,15 +50,13 @@ impl Programs {
             true,
         );
         for spec in &specs {
-            loader
-                .map_max_entries(spec.name, spec.entries)
-                .map_pin_path(spec.name, pins.map(spec.name));
+            loader.map_max_entries(spec.name, spec.entries);
+            if let Some(pins) = pins {
+                loader.map_pin_path(spec.name, pins.map(spec.name));
+            }
         }
         let ebpf = loader.load(OBJECT).map_err(|source| DataplaneError::Object { source })?;
-        let mut programs = Self { ebpf, refused: BTreeMap::new() };
-        programs.classifier(names::PROG_INGRESS)?;
-        programs.classifier(names::PROG_EGRESS)?;
-        Ok(programs)
+        Ok(Self { ebpf, refused: BTreeMap::new() })
     }
 
     /// The object, for its log.
