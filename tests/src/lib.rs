@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod balance;
+pub mod budget;
 pub mod client;
 pub mod cluster;
 pub mod deadline;
@@ -21,6 +22,7 @@ pub mod prog;
 pub mod scale;
 pub mod sctp;
 pub mod server;
+pub mod stack;
 pub mod topology;
 pub mod traffic;
 pub mod tunnel;
