@@ -2,6 +2,7 @@
 //! `lb` beside it.
 
 use crate::client::Connection;
+use crate::deadline::patient;
 use crate::netns::Namespace;
 use crate::process::{Process, binary};
 use anyhow::{Context as _, Result, bail};
@@ -143,7 +144,7 @@ impl Agent {
     }
 
     fn ready_within(&mut self, limit: Duration) -> Result<()> {
-        let limit = format!("{}s", limit.as_secs());
+        let limit = format!("{}s", patient(limit).as_secs());
         let output = self.output("status", &["--wait", &limit])?;
         if output.status.success() {
             return Ok(());
@@ -166,7 +167,7 @@ impl Agent {
     pub fn terminate(&mut self) -> Result<()> {
         let Some(mut process) = self.process.take() else { return Ok(()) };
         process.signal(Signal::SIGTERM)?;
-        let status = process.wait(LIMIT).context("the agent after SIGTERM")?;
+        let status = process.wait(patient(LIMIT)).context("the agent after SIGTERM")?;
         if !status.success() {
             bail!("the agent of {} ended with {status} after SIGTERM", self.node);
         }

@@ -27,6 +27,7 @@ pub fn quick() -> bool {
     is_set("LB_QUICK")
 }
 
-fn is_set(name: &str) -> bool {
+/// Whether the environment says yes to something.
+pub(crate) fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0")
 }

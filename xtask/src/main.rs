@@ -12,6 +12,7 @@
 mod balance;
 mod demo;
 mod fuzz;
+mod kernels;
 mod setup;
 mod shell;
 mod stage;
@@ -38,6 +39,8 @@ enum Command {
     Balance,
     /// Run every check: format, lints, documentation, tests with and without root, fuzzing
     Test(test::Options),
+    /// Load and run the programs on Debian's kernels too, in virtual machines
+    TestKernels(kernels::Options),
     /// Run the fuzz targets for a while
     Fuzz(fuzz::Options),
 }
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Balance => balance::run(),
         Command::Test(options) => test::run(&options),
+        Command::TestKernels(options) => kernels::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
     };
     match result {

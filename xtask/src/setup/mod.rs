@@ -20,6 +20,8 @@ pub(crate) enum Purpose {
     Demo,
     /// Build, and run every check.
     Tests,
+    /// Build, and run checks on other kernels.
+    Kernels,
 }
 
 /// Installs what is missing.

@@ -25,11 +25,21 @@ const TESTS: [Tool; 3] = [
     Tool { program: "c++", package: "g++", why: "compiles the fuzzer's runtime" },
 ];
 
+const KERNELS: [Tool; 5] = [
+    Tool { program: "tc", package: "iproute2", why: "shows what is attached" },
+    Tool { program: "qemu-system-x86_64", package: "qemu-system-x86", why: "boots the kernels" },
+    Tool { program: "strip", package: "binutils", why: "makes what they load small" },
+    Tool { program: "xz", package: "xz-utils", why: "unpacks their modules" },
+    Tool { program: "zstd", package: "zstd", why: "unpacks their modules" },
+];
+
 /// Installs the tools that are missing.
 pub(super) fn tools(purpose: Purpose) -> Result<()> {
     let mut wanted: Vec<&Tool> = DEMO.iter().collect();
-    if purpose == Purpose::Tests {
-        wanted.extend(&TESTS);
+    match purpose {
+        Purpose::Demo => {}
+        Purpose::Tests => wanted.extend(&TESTS),
+        Purpose::Kernels => wanted.extend(&KERNELS),
     }
     wanted.retain(|tool| shell::which(tool.program).is_none());
     if wanted.is_empty() {
