@@ -28,10 +28,12 @@ pub const MAX_FLOWS_V6: u32 = 131_072;
 pub const MAX_INTERFACES: u32 = 4_096;
 
 /// Later fragments that wait for the first of their datagram, 4.7 MB: those of
-/// eleven of the longest datagrams in Ethernet frames. The oldest give way.
+/// eleven of the longest datagrams in Ethernet frames. None gives way to
+/// another before its time. A power of two.
 pub const MAX_HELD: u32 = 512;
-/// Those of one datagram: 65,535 bytes in packets of 1,280, the least that IPv6
-/// allows, are 54. The verifier walks through every one.
+/// Those of one datagram, and the slots where they can be: 65,535 bytes in
+/// packets of 1,280, the least that IPv6 allows, are 54. The verifier walks
+/// through every one.
 pub const MAX_HELD_OF_DATAGRAM: u32 = 64;
 /// The longest frame that waits: a jumbo frame, as switches have it.
 pub const MAX_FRAGMENT_FRAME: u32 = 9_216;

@@ -34,3 +34,22 @@ pub(crate) unsafe fn set(word: *mut u64, bits: u64) -> u64 {
     }
     value
 }
+
+/// Clears bits of a word. What was written before is seen by whoever then
+/// sets them.
+///
+/// # Safety
+///
+/// `word` is inside a map's value, at a multiple of eight bytes.
+#[inline(always)]
+pub(crate) unsafe fn clear(word: *mut u64, bits: u64) {
+    // Without the fetch the instruction would put nothing in order.
+    // SAFETY: the caller's promise; the instruction touches nothing else.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_and((u64 *)({word} + 0), {value})",
+            word = in(reg) word,
+            value = inout(reg) !bits => _,
+        );
+    }
+}

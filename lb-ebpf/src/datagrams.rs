@@ -5,7 +5,7 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use lb_common::csum::{address_diff, fold};
-use lb_common::fragment::LIFETIME;
+use lb_common::fragment::is_late;
 use lb_common::{Hook, Tuple, V4, V6, Verdict};
 
 use crate::family::Family;
@@ -36,8 +36,7 @@ pub(crate) struct Datagram<A> {
     src: A,
     dst: A,
     verdict: Verdict,
-    /// Fragments that wait.
-    held: u32,
+    pad: u32,
     /// When its first fragment, or the first that waits, came.
     began: u64,
 }
@@ -101,7 +100,7 @@ fn put<A: DatagramFamily>(key: &DatagramKey<A>, datagram: Datagram<A>) -> bool {
 fn row<A: DatagramFamily>(key: &DatagramKey<A>, now: u64) -> Option<&'static mut Datagram<A>> {
     // SAFETY: a valid row; the kernel keeps the memory, whosever it is by then.
     let row = unsafe { &mut *A::fragmented().get_ptr_mut(key)? };
-    (now.wrapping_sub(row.began) < LIFETIME).then_some(row)
+    (!is_late(row.began, now)).then_some(row)
 }
 
 /// Remembers what the first fragment became; whether others wait for it.
@@ -113,23 +112,15 @@ pub(crate) fn remember<A: DatagramFamily>(
     now: u64,
 ) -> bool {
     let waited = row(key, now).is_some_and(|row| row.verdict == Verdict::HeldFragment);
-    let datagram = Datagram { src: to.src, dst: to.dst, verdict, held: 0, began: now };
+    let datagram = Datagram { src: to.src, dst: to.dst, verdict, pad: 0, began: now };
     put(key, datagram) && waited
 }
 
-/// Notes that a fragment waits; its number among those that do.
+/// Notes that a fragment waits; whether the first will be told of it.
 #[inline(always)]
-pub(crate) fn wait<A: DatagramFamily>(key: &DatagramKey<A>, now: u64) -> Option<u32> {
-    if let Some(row) = row(key, now) {
-        // Two that come at once on two CPUs may get one number: as with any
-        // other fragment that is lost, their datagram is then sent in vain.
-        let number = row.held;
-        row.held = number + 1;
-        return Some(number);
-    }
-    let (src, dst) = (key.src, key.dst);
-    let datagram = Datagram { src, dst, verdict: Verdict::HeldFragment, held: 1, began: now };
-    put(key, datagram).then_some(0)
+pub(crate) fn wait<A: DatagramFamily>(key: &DatagramKey<A>, now: u64) -> bool {
+    let (src, dst, verdict) = (key.src, key.dst, Verdict::HeldFragment);
+    row(key, now).is_some() || put(key, Datagram { src, dst, verdict, pad: 0, began: now })
 }
 
 /// Gives a later fragment the addresses of the first; `None` if that was not

@@ -29,19 +29,40 @@ pub(crate) fn first<A: DatagramFamily + RewriteFamily>(
     let Some(key) = datagrams::key(packet, hook) else { return Verdict::DroppedRewrite };
     let now = now();
     let verdict = rewrite::apply(skb, packet, to, verdict, l3);
+    let Some(verdict) = forget_the_way::<A>(verdict) else { return Verdict::DroppedRewrite };
     let fate = if verdict.is_drop() { Verdict::DroppedFragment } else { verdict };
     let awaited = (changes || may_change(packet, hook)) && datagrams::remember(key, to, fate, now);
-    if awaited && !verdict.is_drop() && held::release(skb, key, Place { hook, l3, now }).is_none() {
-        return Verdict::DroppedRewrite;
+    if !awaited {
+        return verdict;
     }
-    verdict
+    if verdict.is_drop() {
+        held::forget(key);
+        return verdict;
+    }
+    let released = held::release(skb, key, Place { hook, l3, now });
+    released.map_or(Verdict::DroppedRewrite, |()| verdict)
+}
+
+/// The verdict, through memory: the verifier would follow what comes for each
+/// verdict separately.
+#[inline(always)]
+fn forget_the_way<A: Family>(verdict: Verdict) -> Option<Verdict> {
+    let room = A::ask().get_ptr_mut(0)?;
+    // SAFETY: a valid element; only the place is computed here.
+    let room = unsafe { &raw mut (*room).verdict };
+    // SAFETY: inside the element, whose only user on this CPU is this run.
+    unsafe { room.write_volatile(verdict) };
+    // SAFETY: written just now.
+    Some(unsafe { room.read_volatile() })
 }
 
 /// A first fragment is refused: so are the others of its datagram.
 #[inline(always)]
 pub(crate) fn refused<A: DatagramFamily>(packet: &Packet<A>, to: &Tuple<A>, hook: Hook) {
-    if let Some(key) = datagrams::key(packet, hook) {
-        datagrams::remember(key, to, Verdict::DroppedFragment, now());
+    if let Some(key) = datagrams::key(packet, hook)
+        && datagrams::remember(key, to, Verdict::DroppedFragment, now())
+    {
+        held::forget(key);
     }
 }
 
@@ -57,14 +78,13 @@ pub(crate) fn later<A: DatagramFamily + RewriteFamily>(
     if let Some(verdict) = datagrams::follow(skb, packet, key, l3, now) {
         return Some(verdict);
     }
-    if !may_change(packet, hook) {
+    if !may_change(packet, hook) || !datagrams::wait(key, now) {
         return None;
     }
-    let number = datagrams::wait(key, now)?;
-    held::hold(skb, key, number, Place { hook, l3, now })?;
+    let slot = held::hold(skb, key, Place { hook, l3, now })?;
     // Another CPU may have met the first fragment before this one was there.
     if let Some(verdict) = datagrams::follow(skb, packet, key, l3, now)
-        && held::take_back(key, number)
+        && held::take_back(slot, key, now)
     {
         return Some(verdict);
     }

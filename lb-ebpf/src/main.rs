@@ -27,6 +27,7 @@ mod flows;
 mod fragments;
 mod globals;
 mod held;
+mod held_slot;
 mod icmp;
 mod icmp_error;
 mod icmp_quote;

@@ -11,9 +11,9 @@ use lb_common::limits::{
     MAX_INTERFACES, MAX_PREFIXES, MAX_SERVICES, MAX_SLOTS, MAX_SOCKET_PEERS, MAX_SOCKETS,
 };
 use lb_common::{
-    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Held, HeldKey, Interface,
+    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Held, Interface,
     PrefixKey, RangeHeads, Service, ServiceName, SocketKey, SocketName, SocketPeer, Traffic, V4,
-    V6, filter, verdict,
+    V6, Verdict, filter, verdict,
 };
 
 /// Keys and rows of lookups that only new flows need.
@@ -29,6 +29,8 @@ pub(crate) struct Ask<A> {
     pub(crate) datagram: DatagramKey<A>,
     /// Its row.
     pub(crate) fate: Datagram<A>,
+    /// The verdict on its first fragment.
+    pub(crate) verdict: Verdict,
 }
 
 /// What IPv4 clients dial.
@@ -136,7 +138,7 @@ pub(crate) static LB_SOCKET_NAMES: LruHashMap<SocketKey, SocketName> =
 pub(crate) static LB_NO_PORT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
 /// Later fragments that wait for the first of their datagram.
 #[map]
-pub(crate) static LB_HELD: LruHashMap<HeldKey, Held> = LruHashMap::with_max_entries(MAX_HELD, 0);
+pub(crate) static LB_HELD: Array<Held> = Array::with_max_entries(MAX_HELD, BPF_F_MMAPABLE);
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
 pub(crate) static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_entries(1, 0);

@@ -104,6 +104,7 @@ impl Work {
     }
 
     fn sweep(&mut self) -> Result<(), MapsError> {
+        self.metrics.fragments_lost.inc_by(self.held.expire(monotonic_now()));
         let begin = Instant::now();
         let swept = self.sweeper.sweep(monotonic_now())?;
         let took = begin.elapsed().as_secs_f64();
@@ -117,7 +118,6 @@ impl Work {
             swept.rows,
             took * 1e3
         );
-        self.metrics.fragments_lost.inc_by(self.held.expire(monotonic_now())?);
         self.ports.check(&self.sweeper)
     }
 }

@@ -5,7 +5,7 @@ use super::{DataplaneError, PinDir};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{MapInfo, MapType};
 use lb_common::{
-    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Held, HeldKey, Interface,
+    Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Held, Interface,
     PrefixKey, RangeHeads, Service, ServiceName, SocketKey, SocketName, SocketPeer, Traffic, V4,
     V6, filter, limits, names, verdict,
 };
@@ -102,7 +102,7 @@ pub(super) const fn specs(sizes: &MapSizes) -> [MapSpec; names::PINNED_MAPS.len(
         spec::<SocketKey, SocketPeer>(names::MAP_SOCKET_PEERS, LruHash, limits::MAX_SOCKET_PEERS),
         spec::<SocketKey, SocketName>(names::MAP_SOCKET_NAMES, LruHash, limits::MAX_SOCKET_PEERS),
         spec::<u32, u64>(names::MAP_NO_PORT, PerCpuArray, services),
-        spec::<HeldKey, Held>(names::MAP_HELD, LruHash, limits::MAX_HELD),
+        spec::<u32, Held>(names::MAP_HELD, Array, limits::MAX_HELD),
     ]
 }
 

@@ -2,6 +2,7 @@
 
 use super::error::MapsError;
 use super::flows::FlowTable;
+use super::held::HeldTable;
 use super::{Maps, open_pin};
 use crate::dataplane::sys;
 use aya::maps::MapData;
@@ -53,6 +54,7 @@ fn fill_of(pin_dir: &Path, maps: &Maps, map: &'static str) -> Result<MapFill, Ma
         | names::MAP_OPEN
         | names::MAP_RANGES
         | names::MAP_NO_PORT => (None, max),
+        names::MAP_HELD => (Some(HeldTable::open(pin_dir)?.used()), max),
         names::MAP_FLOWS_V4 => (Some(FlowTable::<V4>::open(pin_dir)?.count()?), max),
         names::MAP_FLOWS_V6 => (Some(FlowTable::<V6>::open(pin_dir)?.count()?), max),
         _ => (Some(count_keys(&data, info.key_size(), max)), max),

@@ -100,10 +100,20 @@ impl Region {
         self.words().get(index).map(|word| word.store(value, Ordering::Release)).is_some()
     }
 
+    /// Replaces one word; what it was before.
+    pub(super) fn swap(&mut self, index: usize, value: u64) -> Option<u64> {
+        self.words().get(index).map(|word| word.swap(value, Ordering::AcqRel))
+    }
+
+    /// Sets bits of one word; what it was before.
+    pub(super) fn fetch_or(&mut self, index: usize, bits: u64) -> Option<u64> {
+        self.words().get(index).map(|word| word.fetch_or(bits, Ordering::AcqRel))
+    }
+
     /// Sets bits of one word that nobody clears.
     #[must_use]
     pub(super) fn set_bits(&mut self, index: usize, bits: u64) -> bool {
-        self.words().get(index).map(|word| word.fetch_or(bits, Ordering::AcqRel)).is_some()
+        self.fetch_or(index, bits).is_some()
     }
 }
 
