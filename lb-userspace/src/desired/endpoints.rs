@@ -2,7 +2,9 @@
 //! that its selector matches if nobody wrote any slice for it, as the cluster's
 //! controller would.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use super::DesiredBackend;
@@ -158,7 +160,7 @@ impl Endpoints {
                 local: self.is_local(endpoint.node.as_deref()),
                 for_node: names(&endpoint.hints.nodes, self.node_name.as_deref()),
                 for_zone: names(&endpoint.hints.zones, self.zone()),
-                weight: self.weight(slice, endpoint),
+                weight: weight_of(slice, endpoint, &self.weights).unwrap_or(DEFAULT_WEIGHT),
             }));
         }
     }
@@ -191,15 +193,6 @@ impl Endpoints {
             for_zone,
             weight: pod.weight.unwrap_or(DEFAULT_WEIGHT),
         }));
-    }
-
-    /// The Pod's own weight counts before that of the slice.
-    fn weight(&self, slice: &EndpointSlice, endpoint: &Endpoint) -> u16 {
-        let own = endpoint.pod.as_ref().filter(|_| !self.weights.is_empty()).and_then(|pod| {
-            let namespace = slice.name.namespace.clone();
-            self.weights.get(&ObjectName { namespace, name: pod.clone() }).copied()
-        });
-        own.or(slice.weight).unwrap_or(DEFAULT_WEIGHT)
     }
 
     /// Pods that the Service selects and that can have endpoints.
@@ -238,4 +231,18 @@ pub(super) fn service_of(slice: &EndpointSlice) -> Option<ObjectName> {
 /// Whether a hint names us; none if there is no hint.
 fn names(hint: &[String], own: Option<&str>) -> Option<bool> {
     (!hint.is_empty()).then(|| hint.iter().any(|name| Some(name.as_str()) == own))
+}
+
+/// What somebody set for an endpoint, given the weights of the Pods that have
+/// one: the Pod's own counts before that of the slice.
+pub(super) fn weight_of<K: Borrow<ObjectName> + Eq + Hash>(
+    slice: &EndpointSlice,
+    endpoint: &Endpoint,
+    weights: &HashMap<K, u16>,
+) -> Option<u16> {
+    let own = endpoint.pod.as_ref().filter(|_| !weights.is_empty()).and_then(|pod| {
+        let namespace = slice.name.namespace.clone();
+        weights.get(&ObjectName { namespace, name: pod.clone() }).copied()
+    });
+    own.or(slice.weight)
 }

@@ -74,7 +74,7 @@ fn one(
     explanation.notes.extend(notes);
     let pods = || objects.pods.values().map(|sourced| &*sourced.object);
     let selected: Vec<&Pod> = if slices.is_empty() {
-        pods().filter(|pod| service.selects(pod) && !pod.finished).collect()
+        pods().filter(|pod| service.selects(pod)).collect()
     } else {
         Vec::new()
     };

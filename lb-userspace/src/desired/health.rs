@@ -6,10 +6,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use super::compile::by_age;
+use super::endpoints::weight_of;
 use super::{CompileOptions, Problem, Protocol, Severity};
-use crate::model::{
-    AddressFamily, Endpoint, EndpointSlice, ObjectName, Objects, Pod, Service, Sourced,
-};
+use crate::model::{AddressFamily, EndpointSlice, ObjectName, Objects, Pod, Service, Sourced};
 
 /// A port on which this node answers for a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,19 +160,9 @@ impl<'a> LocalEndpoints<'a> {
             .filter(|(_, one)| one.node.is_some() && one.node.as_deref() == self.node_name);
         local
             .filter(|(_, one)| one.conditions.ready)
-            .filter(|(slice, one)| self.weight(slice, one) != Some(0))
+            .filter(|(slice, one)| weight_of(slice, one, &self.weights) != Some(0))
             .map(|(_, one)| one.addr)
             .collect()
-    }
-
-    /// As where endpoints are chosen: the Pod's own weight counts before that of
-    /// the slice.
-    fn weight(&self, slice: &EndpointSlice, endpoint: &Endpoint) -> Option<u16> {
-        let own = endpoint.pod.as_ref().filter(|_| !self.weights.is_empty()).and_then(|pod| {
-            let namespace = slice.name.namespace.clone();
-            self.weights.get(&ObjectName { namespace, name: pod.clone() }).copied()
-        });
-        own.or(slice.weight)
     }
 
     /// Of Pods that nobody wrote slices for.
@@ -183,9 +172,8 @@ impl<'a> LocalEndpoints<'a> {
         let serves = |pod: &&&Pod| {
             service.ports.iter().any(|port| pod.port(&port.target, port.protocol).is_some())
         };
-        let drains = |pod: &&&Pod| pod.weight == Some(0);
         let pods = self.pods.iter().filter(selected).filter(ready).filter(serves);
-        let pods = pods.filter(|pod| !drains(pod));
+        let pods = pods.filter(|pod| pod.weight != Some(0));
         pods.flat_map(|pod| &pod.addresses).copied().collect()
     }
 }

@@ -63,11 +63,8 @@ impl Recount {
             && flow.flags & flag::DIRECT == 0
             && flow.ended == 0
             && !flow.is_over(now);
-        if counts
-            && let Some(seen) = self.backends.get_mut(&flow.backend)
-            && seen.generation == flow.generation
-        {
-            seen.flows += 1;
+        if counts {
+            self.count(flow.backend, flow.generation);
         }
     }
 
@@ -85,8 +82,13 @@ impl Recount {
     }
 
     fn see_socket(&mut self, given: &SocketPeer) {
-        if let Some(seen) = self.backends.get_mut(&given.backend)
-            && seen.generation == given.generation
+        self.count(given.backend, given.generation);
+    }
+
+    /// One connection more, if the id's owner is still who it went to.
+    fn count(&mut self, backend: u32, generation: u32) {
+        if let Some(seen) = self.backends.get_mut(&backend)
+            && seen.generation == generation
         {
             seen.flows += 1;
         }
