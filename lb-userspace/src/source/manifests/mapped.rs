@@ -52,6 +52,10 @@ fn is_local(file: &File) -> bool {
     statfs::fstatfs(file).is_ok_and(|system| local.contains(&system.filesystem_type()))
 }
 
+// SAFETY: the bytes are only read, and nobody changes them while the lease is
+// held (see `deref`), so that any thread may look at them.
+unsafe impl Sync for Mapped<'_> {}
+
 impl Deref for Mapped<'_> {
     type Target = [u8];
 

@@ -176,12 +176,15 @@ impl Pieces {
     /// all if there is more without a name than before (`nameless`); else only
     /// what was kept.
     fn keep(&mut self, mut before: LastGood, nameless: usize, kept: &[ObjectId]) {
-        for object in self.list.iter().flat_map(|piece| &piece.objects) {
-            before.remove(&object.id());
-        }
         let now = self.nameless();
         if now <= nameless {
             before.retain(|id, _| now > 0 && kept.contains(id));
+        }
+        // Mostly nothing is left, and a name costs an allocation.
+        if !before.is_empty() {
+            for object in self.list.iter().flat_map(|piece| &piece.objects) {
+                before.remove(&object.id());
+            }
         }
         self.strange = if now == 0 { 0 } else { self.strange.min(now) };
         if now > nameless && before.len() == kept.len() {

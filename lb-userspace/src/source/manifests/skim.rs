@@ -6,6 +6,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use super::cut::{Cut, Print};
 use super::form::Layout;
@@ -13,6 +15,8 @@ use super::mapped::Mapped;
 
 /// How much is read at once. Stays in the processor's cache.
 const PORTION: usize = 256 * 1024;
+/// Shorter files are not worth a thread; those of tests are short.
+const ALONE: u64 = if cfg!(test) { 8 * 1024 } else { 1024 * 1024 };
 
 /// What a text in pieces has beside them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,54 +55,100 @@ impl Outline {
             .filter(|cut| cut.frame[1] == self.tail)
     }
 
-    /// Finds the difference; none if the file has to be read as a whole.
+    /// Finds the difference, from both ends at once; none if the file has to be
+    /// read as a whole.
     pub(super) fn skim(&self, file: &File, prints: &[Print]) -> io::Result<Option<Skimmed>> {
         let len = file.metadata()?.len();
         let mapped = Mapped::of(file, len);
-        let file = Portions { file, mapped, len, bytes: Vec::new(), start: 0 };
-        self.skim_portions(file, prints)
+        let portions = || Portions::new(file, mapped.as_ref(), len);
+        let (head, tail) = (self.head.as_bytes(), self.tail.as_bytes());
+        let Some(end_of_pieces) = len.checked_sub(tail.len() as u64) else { return Ok(None) };
+        let mut ahead = portions();
+        if ahead.get(0, head.len(), Toward::End)? != Some(head)
+            || portions().get(end_of_pieces, tail.len(), Toward::End)? != Some(tail)
+        {
+            return Ok(None);
+        }
+        let seen = Seen::default();
+        let from_end = || self.known_at_end(portions(), end_of_pieces, prints, &seen);
+        let (front, back) = if len < ALONE {
+            (self.known_at_beginning(ahead, prints, &seen), from_end())
+        } else {
+            thread::scope(|scope| {
+                let other = thread::Builder::new().spawn_scoped(scope, from_end);
+                let front = self.known_at_beginning(ahead, prints, &seen);
+                let back = match other {
+                    Ok(other) => other.join().map_err(|_died| io::Error::other("a thread died"))?,
+                    Err(_no_thread) => from_end(),
+                };
+                Ok::<_, io::Error>((front, back))
+            })?
+        };
+        let ((begin, front), (mut end, mut back)) = (front?, back?);
+        if begin > end_of_pieces {
+            return Ok(None);
+        }
+        // Each knew the other's place only roughly.
+        while front + back > prints.len() || end < begin {
+            end += (self.layout.gap().len() + prints[prints.len() - back].len()) as u64;
+            back -= 1;
+        }
+        self.middle(file, [begin, end], [front, back])
     }
 
-    fn skim_portions(
+    /// How far pieces at the beginning are as they were: where they end, and how
+    /// many they are.
+    fn known_at_beginning(
         &self,
         mut file: Portions<'_>,
         prints: &[Print],
-    ) -> io::Result<Option<Skimmed>> {
-        let (head, tail) = (self.head.as_bytes(), self.tail.as_bytes());
-        let gap = self.layout.gap();
-        let Some(end_of_pieces) = file.len.checked_sub(tail.len() as u64) else {
-            return Ok(None);
-        };
-        if file.get(0, head.len(), Toward::End)? != Some(head) {
-            return Ok(None);
-        }
-        let mut begin = head.len() as u64;
+        seen: &Seen,
+    ) -> io::Result<(u64, usize)> {
+        let mut begin = self.head.len() as u64;
         let mut front = 0;
         for print in prints {
-            let gap = if front == 0 { &[] } else { gap };
+            let gap = if front == 0 { &[] } else { self.layout.gap() };
             let len = gap.len() + print.len();
+            if front + seen.back.load(Ordering::Relaxed) >= prints.len() {
+                break;
+            }
             let found = file.get(begin, len, Toward::End)?;
             if !found.is_some_and(|bytes| self.is_piece(bytes, gap, *print)) {
                 break;
             }
             (begin, front) = (begin + len as u64, front + 1);
+            seen.front.store(front, Ordering::Relaxed);
         }
-        if begin > end_of_pieces || file.get(end_of_pieces, tail.len(), Toward::End)? != Some(tail)
-        {
-            return Ok(None);
-        }
+        Ok((begin, front))
+    }
+
+    /// How far pieces at the end are as they were: where they begin, and how
+    /// many they are.
+    fn known_at_end(
+        &self,
+        mut file: Portions<'_>,
+        end_of_pieces: u64,
+        prints: &[Print],
+        seen: &Seen,
+    ) -> io::Result<(u64, usize)> {
+        let gap = self.layout.gap();
         let mut end = end_of_pieces;
         let mut back = 0;
-        for print in prints[front..].iter().rev() {
+        for print in prints.iter().rev() {
             let len = gap.len() + print.len();
-            let Some(at) = end.checked_sub(len as u64).filter(|at| *at >= begin) else { break };
+            let first = self.head.len() as u64;
+            let Some(at) = end.checked_sub(len as u64).filter(|at| *at >= first) else { break };
+            if back + seen.front.load(Ordering::Relaxed) >= prints.len() {
+                break;
+            }
             let found = file.get(at, len, Toward::Beginning)?;
             if !found.is_some_and(|bytes| self.is_piece(bytes, gap, *print)) {
                 break;
             }
             (end, back) = (at, back + 1);
+            seen.back.store(back, Ordering::Relaxed);
         }
-        self.middle(file.file, [begin, end], [front, back])
+        Ok((end, back))
     }
 
     fn is_piece(&self, bytes: &[u8], gap: &[u8], print: Print) -> bool {
@@ -143,11 +193,18 @@ impl Outline {
     }
 }
 
+/// How many pieces were found as they were, from the beginning and from the end.
+#[derive(Debug, Default)]
+struct Seen {
+    front: AtomicUsize,
+    back: AtomicUsize,
+}
+
 /// A file, as much of it as is looked at.
 struct Portions<'a> {
     file: &'a File,
     /// All of it, where that is possible.
-    mapped: Option<Mapped<'a>>,
+    mapped: Option<&'a Mapped<'a>>,
     len: u64,
     bytes: Vec<u8>,
     /// Where `bytes` begin.
@@ -161,14 +218,18 @@ enum Toward {
     Beginning,
 }
 
-impl Portions<'_> {
+impl<'a> Portions<'a> {
+    const fn new(file: &'a File, mapped: Option<&'a Mapped<'a>>, len: u64) -> Self {
+        Self { file, mapped, len, bytes: Vec::new(), start: 0 }
+    }
+
     /// Some bytes; none if the file is too short.
     fn get(&mut self, at: u64, len: usize, toward: Toward) -> io::Result<Option<&[u8]>> {
         let end = at + len as u64;
         if end > self.len {
             return Ok(None);
         }
-        if let Some(mapped) = &self.mapped {
+        if let Some(mapped) = self.mapped {
             let offset = usize::try_from(at).map_err(io::Error::other)?;
             return Ok(mapped.get(offset..offset + len));
         }
