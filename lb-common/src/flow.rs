@@ -200,6 +200,18 @@ impl<A: Address> Flow<A> {
             || now.saturating_sub(self.last_used) > idle_after(self.proto, self.tcp)
     }
 
+    /// Whether the flow's rows may be given to newer flows when those need room:
+    /// its client has yet to show that it is there, or it is closed. A port of
+    /// this node rests for its time.
+    #[inline(always)]
+    pub const fn gives_way(&self) -> bool {
+        if crate::tcp::is_closed(self.tcp) {
+            !self.has_snat()
+        } else {
+            self.tcp & crate::tcp::state::ASSURED == 0
+        }
+    }
+
     /// Where the flow stands.
     pub const fn stage(&self) -> Stage {
         Stage::of(self.proto, self.tcp)
@@ -267,12 +279,14 @@ mod tests {
 
     #[test]
     fn a_closed_connection_is_kept_while_its_port_rests() {
-        use crate::tcp::state::{BACKEND_FIN, CLIENT_FIN, REPLIED, RESET};
+        use crate::tcp::state::{ASSURED, BACKEND_FIN, CLIENT_FIN, REPLIED, RESET};
+        const OPEN: u8 = REPLIED | ASSURED;
         for (tcp, stage, kept) in [
             (0, Stage::Syn, IDLE_TRANSIENT),
-            (REPLIED, Stage::Open, IDLE_ESTABLISHED),
-            (REPLIED | BACKEND_FIN, Stage::Closing, IDLE_CLOSING),
-            (REPLIED | BACKEND_FIN | CLIENT_FIN, Stage::Closed, TIME_WAIT),
+            (REPLIED, Stage::Syn, IDLE_TRANSIENT),
+            (OPEN, Stage::Open, IDLE_ESTABLISHED),
+            (OPEN | BACKEND_FIN, Stage::Closing, IDLE_CLOSING),
+            (OPEN | BACKEND_FIN | CLIENT_FIN, Stage::Closed, TIME_WAIT),
             (RESET, Stage::Closed, TIME_WAIT),
         ] {
             let flow = Flow { tcp, ..flow() };
@@ -284,16 +298,17 @@ mod tests {
 
     #[test]
     fn silence_ends_a_datagram_flow_long_before_an_established_connection() {
+        const OPEN: u8 = crate::tcp::state::REPLIED | crate::tcp::state::ASSURED;
         let mut flow = Flow { proto: 17, last_used: 5, ..flow() };
         assert!(!flow.is_over(5 + 120 * SECOND));
         assert!(flow.is_over(6 + 120 * SECOND));
         flow.proto = 6;
-        flow.tcp = crate::tcp::state::REPLIED;
+        flow.tcp = OPEN;
         assert!(!flow.is_over(3600 * SECOND));
         flow.tcp |= crate::tcp::state::CLIENT_FIN;
         assert!(!flow.is_over(3600 * SECOND), "the answer may take its time");
         assert!(flow.is_over(3606 * SECOND), "half closed and silent");
-        flow.tcp = crate::tcp::state::REPLIED;
+        flow.tcp = OPEN;
         assert!(!flow.is_over(0), "a clock read before the row's never underflows");
     }
 }

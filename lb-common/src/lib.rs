@@ -25,6 +25,7 @@ pub mod limits;
 pub mod names;
 #[cfg(feature = "user")]
 mod pod;
+pub mod pressure;
 pub mod proto;
 pub mod range;
 pub mod sctp;

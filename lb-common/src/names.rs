@@ -77,9 +77,17 @@ pub const MAP_SOCKET_NAMES: &str = "LB_SOCKET_NAMES";
 pub const MAP_NO_PORT: &str = "LB_NO_PORT";
 /// Later fragments that wait for the first of their datagram.
 pub const MAP_HELD: &str = "LB_HELD";
+/// IPv4 flows that have not proven themselves.
+pub const MAP_YOUNG_V4: &str = "LB_YOUNG_V4";
+/// IPv6 flows that have not proven themselves.
+pub const MAP_YOUNG_V6: &str = "LB_YOUNG_V6";
+/// How many flows were ever young, by family.
+pub const MAP_YOUNG_NEXT: &str = "LB_YOUNG_NEXT";
+/// What became of rows under pressure, by [`crate::pressure`].
+pub const MAP_PRESSURE: &str = "LB_PRESSURE";
 
 /// Every map that is pinned: all that must outlive the agent.
-pub const PINNED_MAPS: [&str; 26] = [
+pub const PINNED_MAPS: [&str; 30] = [
     MAP_FRONTENDS_V4,
     MAP_FRONTENDS_V6,
     MAP_SERVICES,
@@ -106,6 +114,10 @@ pub const PINNED_MAPS: [&str; 26] = [
     MAP_SOCKET_NAMES,
     MAP_NO_PORT,
     MAP_HELD,
+    MAP_YOUNG_V4,
+    MAP_YOUNG_V6,
+    MAP_YOUNG_NEXT,
+    MAP_PRESSURE,
 ];
 
 /// Load-time constant: first source port that translation may use.
@@ -114,6 +126,10 @@ pub const GLOBAL_SNAT_PORT_MIN: &str = "SNAT_PORT_MIN";
 pub const GLOBAL_SNAT_PORT_MAX: &str = "SNAT_PORT_MAX";
 /// Load-time constant: bits of [`option`].
 pub const GLOBAL_OPTIONS: &str = "OPTIONS";
+/// Load-time constant: size of [`MAP_YOUNG_V4`] less one.
+pub const GLOBAL_YOUNG_MASK_V4: &str = "YOUNG_MASK_V4";
+/// Load-time constant: size of [`MAP_YOUNG_V6`] less one.
+pub const GLOBAL_YOUNG_MASK_V6: &str = "YOUNG_MASK_V6";
 
 /// Load-time constant: cookie of the network namespace whose sockets are this
 /// node's own.

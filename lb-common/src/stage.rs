@@ -26,7 +26,8 @@ pub const IDLE_DATAGRAMS: u64 = 120 * SECOND;
 /// Where a flow stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// A connection: the backend has not answered yet.
+    /// A connection: the backend has not answered yet, or the client has not
+    /// gone on from its answer.
     Syn,
     /// A connection: both sides may send.
     Open,
@@ -43,14 +44,14 @@ impl Stage {
     /// stands.
     #[inline(always)]
     pub const fn of(proto: u8, tcp_state: u8) -> Self {
-        use crate::tcp::state::{BACKEND_FIN, CLIENT_FIN, REPLIED};
+        use crate::tcp::state::{ASSURED, BACKEND_FIN, CLIENT_FIN};
         if !connects(proto) {
             Self::Active
         } else if crate::tcp::is_closed(tcp_state) {
             Self::Closed
         } else if tcp_state & (CLIENT_FIN | BACKEND_FIN) != 0 {
             Self::Closing
-        } else if tcp_state & REPLIED != 0 {
+        } else if tcp_state & ASSURED != 0 {
             Self::Open
         } else {
             Self::Syn

@@ -23,6 +23,9 @@ pub mod state {
     pub const BACKEND_FIN: u8 = 1 << 2;
     /// Either side has sent a RST.
     pub const RESET: u8 = 1 << 3;
+    /// The client has sent again after the backend's answer, so it is there: who
+    /// only writes its address into packets does not learn what to send next.
+    pub const ASSURED: u8 = 1 << 4;
 }
 
 /// Who sent a segment.
@@ -38,8 +41,12 @@ pub enum From {
 #[inline(always)]
 pub const fn step(state: u8, from: From, flags: u8) -> u8 {
     let mut next = state;
-    if matches!(from, From::Backend) {
-        next |= state::REPLIED;
+    match from {
+        From::Backend => next |= state::REPLIED,
+        From::Client if state & state::REPLIED != 0 && flags & flag::SYN == 0 => {
+            next |= state::ASSURED;
+        }
+        From::Client => {}
     }
     if flags & flag::RST != 0 {
         next |= state::RESET;
@@ -78,6 +85,16 @@ mod tests {
         let s = step(s, From::Backend, flag::FIN | flag::ACK);
         assert!(!is_closed(s), "half closed still carries data");
         assert!(is_closed(step(s, From::Client, flag::FIN | flag::ACK)));
+    }
+
+    #[test]
+    fn a_client_is_assured_once_it_goes_on_from_the_answer() {
+        use state::{ASSURED, REPLIED};
+        let early = step(0, From::Client, flag::ACK);
+        assert_eq!(early, 0, "nothing was answered yet");
+        let answered = step(early, From::Backend, flag::SYN | flag::ACK);
+        assert_eq!(step(answered, From::Client, flag::SYN), REPLIED, "sent once more");
+        assert_eq!(step(answered, From::Client, flag::ACK), REPLIED | ASSURED);
     }
 
     #[test]

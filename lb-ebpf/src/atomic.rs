@@ -16,6 +16,25 @@ pub(crate) unsafe fn add(word: *mut u64, value: u64) {
     }
 }
 
+/// Adds one to a word and returns what it was before.
+///
+/// # Safety
+///
+/// `word` is inside a map's value, at a multiple of eight bytes.
+#[inline(always)]
+pub(crate) unsafe fn next(word: *mut u64) -> u64 {
+    let mut value = 1_u64;
+    // SAFETY: the caller's promise; the instruction touches nothing else.
+    unsafe {
+        asm!(
+            "{value} = atomic_fetch_add((u64 *)({word} + 0), {value})",
+            word = in(reg) word,
+            value = inout(reg) value,
+        );
+    }
+    value
+}
+
 /// Sets bits of a word and returns what it was before.
 ///
 /// # Safety

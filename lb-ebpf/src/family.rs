@@ -1,16 +1,17 @@
 //! Binds an address family to its maps and to the kernel's numbers for it.
 
 use aya_ebpf::bindings::{bpf_fib_lookup, bpf_sock_tuple};
-use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::{
     Address, Affinity, AffinityKey, BePort, Flow, FlowKey, Frontend, FrontendKey, Interface,
     PrefixKey, Tuple, V4, V6,
 };
 
+use crate::globals;
 use crate::maps::{
     Ask, LB_AFFINITY_V4, LB_AFFINITY_V6, LB_ASK_V4, LB_ASK_V6, LB_FLOWS_V4, LB_FLOWS_V6,
     LB_FRONTENDS_V4, LB_FRONTENDS_V6, LB_PACKET_V4, LB_PACKET_V6, LB_PREFIXES_V4, LB_PREFIXES_V6,
-    LB_SCRATCH_V4, LB_SCRATCH_V6,
+    LB_SCRATCH_V4, LB_SCRATCH_V6, LB_YOUNG_V4, LB_YOUNG_V6,
 };
 use crate::packet::{self, Packet, Parsed, Window};
 
@@ -31,6 +32,10 @@ pub(crate) trait Family: Address + 'static {
     fn ask() -> &'static PerCpuArray<Ask<Self>>;
     /// Flows.
     fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>>;
+    /// Flows that have not proven themselves.
+    fn young() -> &'static Array<FlowKey<Self>>;
+    /// How many those are at most, less one.
+    fn young_mask() -> u32;
     /// Room for a flow row.
     fn scratch() -> &'static PerCpuArray<Flow<Self>>;
     /// The parser of this family, for an IP header at `l3`.
@@ -79,6 +84,16 @@ impl Family for V4 {
     #[inline(always)]
     fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>> {
         &LB_FLOWS_V4
+    }
+
+    #[inline(always)]
+    fn young() -> &'static Array<FlowKey<Self>> {
+        &LB_YOUNG_V4
+    }
+
+    #[inline(always)]
+    fn young_mask() -> u32 {
+        globals::young_mask_v4()
     }
 
     #[inline(always)]
@@ -145,6 +160,16 @@ impl Family for V6 {
     #[inline(always)]
     fn flows() -> &'static LruHashMap<FlowKey<Self>, Flow<Self>> {
         &LB_FLOWS_V6
+    }
+
+    #[inline(always)]
+    fn young() -> &'static Array<FlowKey<Self>> {
+        &LB_YOUNG_V6
+    }
+
+    #[inline(always)]
+    fn young_mask() -> u32 {
+        globals::young_mask_v6()
     }
 
     #[inline(always)]

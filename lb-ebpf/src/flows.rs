@@ -5,10 +5,10 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
 use lb_common::flow::{TIME_WAIT, TOUCH_INTERVAL, flag};
 use lb_common::limits::{REVERSE_TRIES, SNAT_TRIES};
-use lb_common::{BePort, Direction, Flow, FlowKey, Tuple, proto, tcp};
+use lb_common::{BePort, Direction, Flow, FlowKey, Tuple, pressure, tcp};
 
 use crate::family::Family;
-use crate::{globals, open};
+use crate::{globals, open, stats};
 
 /// Why a flow could not be made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,8 +69,12 @@ pub(crate) fn note<A: Family>(
     flags: u8,
     now: u64,
 ) -> bool {
-    let next = if proto::connects(row.proto) { tcp::step(row.tcp, from, flags) } else { 0 };
     let stale = now.wrapping_sub(row.last_used) > TOUCH_INTERVAL;
+    let mut next = tcp::step(row.tcp, from, flags);
+    if stale && matches!(from, tcp::From::Client) && flags & tcp::flag::SYN == 0 {
+        // Answers may go another way, and some datagrams have none.
+        next |= tcp::state::ASSURED;
+    }
     if next == row.tcp && !stale {
         return false;
     }
@@ -128,8 +132,36 @@ fn renew<A: Family>(key: &FlowKey<A>, row: &Flow<A>, restore: u8) {
         let copy = unsafe { &mut *copy };
         *copy = *row;
         copy.flags = (row.flags & !flag::RESTORE) | restore;
-        add(key, copy);
+        if add(key, copy) {
+            stats::pressure(pressure::RENEWED);
+        }
     }
+}
+
+/// Gives up a flow's rows: first the one that reserves the tuple, so that a
+/// packet in between leaves the others as a whole flow. `forward` is the key of
+/// `row`.
+#[inline(always)]
+pub(crate) fn give_up<A: Family>(forward: &FlowKey<A>, row: &Flow<A>) {
+    let key = row.reverse_key();
+    if let Some(reverse) = A::flows().get_ptr_mut(&key) {
+        // SAFETY: the kernel keeps the element's memory valid for this run.
+        let reverse = unsafe { &mut *reverse };
+        if same_run(reverse, row) {
+            open::ended(reverse);
+            remove(&key);
+        }
+    }
+    if row.has_snat() {
+        let key = row.restore_key();
+        if let Some(restore) = A::flows().get_ptr_mut(&key) {
+            // SAFETY: as above.
+            if same_run(unsafe { &*restore }, row) {
+                remove(&key);
+            }
+        }
+    }
+    remove(forward);
 }
 
 /// Whether two rows are of one run of a flow. A client may use its port again,

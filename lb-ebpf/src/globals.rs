@@ -1,6 +1,7 @@
 //! Constants that the agent sets when it loads the programs.
 
 use aya_ebpf::Global;
+use lb_common::limits;
 
 /// First port of the range for source translation, in host byte order.
 #[unsafe(no_mangle)]
@@ -18,6 +19,25 @@ static NETNS_COOKIE: Global<u64> = Global::new(0);
 /// Bits of [`lb_common::names::socket_option`].
 #[unsafe(no_mangle)]
 static SOCKET_OPTIONS: Global<u32> = Global::new(0);
+
+/// How many IPv4 flows may be young, less one: a power of two.
+#[unsafe(no_mangle)]
+static YOUNG_MASK_V4: Global<u32> = Global::new(limits::young(limits::MAX_FLOWS_V4) - 1);
+/// Likewise for IPv6.
+#[unsafe(no_mangle)]
+static YOUNG_MASK_V6: Global<u32> = Global::new(limits::young(limits::MAX_FLOWS_V6) - 1);
+
+/// How many flows may be young, less one, of IPv4.
+#[inline(always)]
+pub(crate) fn young_mask_v4() -> u32 {
+    YOUNG_MASK_V4.load()
+}
+
+/// How many flows may be young, less one, of IPv6.
+#[inline(always)]
+pub(crate) fn young_mask_v6() -> u32 {
+    YOUNG_MASK_V6.load()
+}
 
 /// Cookie of this node's network namespace.
 #[inline(always)]

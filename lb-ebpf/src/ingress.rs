@@ -11,7 +11,7 @@ use crate::maps::LB_INTERFACES;
 use crate::packet::Packet;
 use crate::select::Client;
 use crate::stats::Size;
-use crate::{bystanders, clients, filter, globals, open, select, service_addr, stats};
+use crate::{bystanders, clients, filter, globals, open, select, service_addr, stats, young};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -228,6 +228,7 @@ pub(crate) fn new_flow<A: Family>(
     if origin.is_masqueraded(*frontend) {
         flow.flags |= flag::MASQUERADE;
     }
+    young::enter(&flow.forward_key());
     flows::reserve_reverse(flow, arrival.now)
         .map_err(|failure| stats::no_port(frontend.service, failed(failure)))?;
     if !flows::put(&flow.forward_key(), flow) {
@@ -254,6 +255,7 @@ fn direct<A: Family>(packet: &Packet<A>, arrival: &Arrival, to: &mut Tuple<A>) -
     flow.backend_addr = packet.tuple.dst;
     flow.backend_port = packet.tuple.dport;
     flow.flags = flag::DIRECT;
+    young::enter(&flow.forward_key());
     match flows::reserve_reverse(flow, arrival.now) {
         Ok(()) => {
             flows::put(&flow.forward_key(), flow);

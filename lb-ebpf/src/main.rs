@@ -53,6 +53,7 @@ mod sockets;
 mod stats;
 mod tc;
 mod xdp;
+mod young;
 
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, classifier, xdp};
 use aya_ebpf::programs::{SockAddrContext, SockContext, TcContext, XdpContext};

@@ -8,12 +8,12 @@ use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::limits::{
     MAX_AFFINITY, MAX_BACKENDS, MAX_FLOWS_V4, MAX_FLOWS_V6, MAX_FRONTENDS, MAX_HELD,
-    MAX_INTERFACES, MAX_PREFIXES, MAX_SERVICES, MAX_SLOTS, MAX_SOCKET_PEERS, MAX_SOCKETS,
+    MAX_INTERFACES, MAX_PREFIXES, MAX_SERVICES, MAX_SLOTS, MAX_SOCKET_PEERS, MAX_SOCKETS, young,
 };
 use lb_common::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Held, Interface,
     PrefixKey, RangeHeads, Service, ServiceName, SocketKey, SocketName, SocketPeer, Traffic, V4,
-    V6, Verdict, filter, verdict,
+    V6, Verdict, filter, pressure, verdict,
 };
 
 /// Keys and rows of lookups that only new flows need.
@@ -136,6 +136,19 @@ pub(crate) static LB_SOCKET_NAMES: LruHashMap<SocketKey, SocketName> =
 /// counters, which fill a cache line.
 #[map]
 pub(crate) static LB_NO_PORT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
+/// IPv4 flows that have not proven themselves, by their forward keys: a ring.
+#[map]
+pub(crate) static LB_YOUNG_V4: Array<FlowKey<V4>> = Array::with_max_entries(young(MAX_FLOWS_V4), 0);
+/// IPv6 flows that have not proven themselves, by their forward keys: a ring.
+#[map]
+pub(crate) static LB_YOUNG_V6: Array<FlowKey<V6>> = Array::with_max_entries(young(MAX_FLOWS_V6), 0);
+/// How many flows have entered the rings, by family.
+#[map]
+pub(crate) static LB_YOUNG_NEXT: Array<u64> = Array::with_max_entries(2, 0);
+/// What became of rows under pressure.
+#[map]
+pub(crate) static LB_PRESSURE: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(pressure::COUNTERS, 0);
 /// Later fragments that wait for the first of their datagram.
 #[map]
 pub(crate) static LB_HELD: Array<Held> = Array::with_max_entries(MAX_HELD, BPF_F_MMAPABLE);

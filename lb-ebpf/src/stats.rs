@@ -6,7 +6,9 @@
 use lb_common::verdict::counter_index;
 use lb_common::{Address, Flow, Hook, SocketPeer, Traffic, Verdict};
 
-use crate::maps::{LB_BACKENDS, LB_BE_TRAFFIC, LB_NO_PORT, LB_SVC_TRAFFIC, LB_VERDICTS};
+use crate::maps::{
+    LB_BACKENDS, LB_BE_TRAFFIC, LB_NO_PORT, LB_PRESSURE, LB_SVC_TRAFFIC, LB_VERDICTS,
+};
 
 /// Size of a packet, for the counters.
 #[derive(Clone, Copy)]
@@ -102,6 +104,15 @@ pub(crate) fn no_port(service: u32, verdict: Verdict) -> Verdict {
         unsafe { *packets += 1 };
     }
     verdict
+}
+
+/// Counts what became of rows under pressure, by [`lb_common::pressure`].
+#[inline(always)]
+pub(crate) fn pressure(what: u32) {
+    if let Some(counter) = LB_PRESSURE.get_ptr_mut(what) {
+        // SAFETY: a valid element of this CPU's array.
+        unsafe { *counter += 1 };
+    }
 }
 
 /// A packet refused for want of a backend.

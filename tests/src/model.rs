@@ -14,7 +14,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use lb_common::proto::connects;
 use lb_common::tcp::{self, From};
 use lb_common::value::{backend_state, role};
 use lb_common::{Traffic, Verdict};
@@ -207,9 +206,7 @@ impl Model {
 
     fn note(&mut self, run: usize, from: From, flags: u8) {
         let run = &mut self.runs[run];
-        if connects(run.proto) {
-            run.tcp = tcp::step(run.tcp, from, flags);
-        }
+        run.tcp = tcp::step(run.tcp, from, flags);
     }
 }
 

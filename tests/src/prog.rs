@@ -180,10 +180,17 @@ static BY_PREFIX: Shared = LazyLock::new(|| {
     Mutex::new(Rig::load(&SNAT_PORTS, options))
 });
 static ROOMY: Shared = LazyLock::new(|| {
-    Mutex::new(Rig::load_sized(&SNAT_PORTS, 0, &[(names::MAP_FLOWS_V4, ROOMY_FLOWS)]))
+    let sizes = [(names::MAP_FLOWS_V4, ROOMY_FLOWS), (names::MAP_YOUNG_V4, ROOMY_FLOWS)];
+    Mutex::new(Rig::load_sized(&SNAT_PORTS, 0, &sizes))
+});
+static CROWDED: Shared = LazyLock::new(|| {
+    let sizes = [(names::MAP_YOUNG_V4, CROWD.into()), (names::MAP_YOUNG_V6, CROWD.into())];
+    Mutex::new(Rig::load_sized(&SNAT_PORTS, option::ANSWER_ECHO, &sizes))
 });
 /// Rows for a few hundred thousand flows.
 const ROOMY_FLOWS: u32 = 1 << 20;
+/// How many flows may be young in [`Rig::take_crowded`].
+pub const CROWD: u16 = 64;
 
 impl Rig {
     /// The rig of this test binary, emptied, for one test at a time; none if
@@ -215,6 +222,11 @@ impl Rig {
         root_or_skip().then(|| Self::take_from(&ROOMY))
     }
 
+    /// Likewise a rig where no more than [`CROWD`] flows may be young.
+    pub fn take_crowded() -> Option<MutexGuard<'static, Self>> {
+        root_or_skip().then(|| Self::take_from(&CROWDED))
+    }
+
     fn take_from(shared: &'static Shared) -> MutexGuard<'static, Self> {
         // A test that failed leaves nothing that the reset doesn't mend.
         let mut rig = shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -239,9 +251,16 @@ impl Rig {
         loader.override_global(names::GLOBAL_SNAT_PORT_MIN, &min, false);
         loader.override_global(names::GLOBAL_SNAT_PORT_MAX, &max, false);
         loader.override_global(names::GLOBAL_OPTIONS, &options, false);
+        let mut young = [rows::YOUNG - 1; 2];
         for (map, size) in rows::SIZES.iter().chain(sizes).copied() {
             loader.map_max_entries(map, size);
+            let rings = [names::MAP_YOUNG_V4, names::MAP_YOUNG_V6];
+            if let Some(family) = rings.iter().position(|ring| *ring == map) {
+                young[family] = size - 1;
+            }
         }
+        loader.override_global(names::GLOBAL_YOUNG_MASK_V4, &young[0], false);
+        loader.override_global(names::GLOBAL_YOUNG_MASK_V6, &young[1], false);
         let mut ebpf = loader.load(OBJECT).expect("the object's maps load");
         for prog in Prog::ALL {
             let program = ebpf.program_mut(prog.name());

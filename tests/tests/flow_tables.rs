@@ -5,7 +5,7 @@
 use lb_common::flow::{
     IDLE_CLOSING, IDLE_DATAGRAMS, IDLE_ESTABLISHED, IDLE_TRANSIENT, Stage, TIME_WAIT, flag,
 };
-use lb_common::tcp::state::{BACKEND_FIN, CLIENT_FIN, REPLIED, RESET};
+use lb_common::tcp::state::{ASSURED, BACKEND_FIN, CLIENT_FIN, REPLIED, RESET};
 use lb_common::value::backend_state;
 use lb_common::{Backend, BePort, Flow, FlowKey, V4, V6, names};
 use lb_tests::netns::{Namespace, Naming};
@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// Both sides have sent, and the client once more.
+const OPEN: u8 = REPLIED | ASSURED;
 /// Far from the clock's beginning, and from what any test row may be silent.
 const NOW: u64 = 1 << 50;
 const SECOND: u64 = 1_000_000_000;
@@ -153,7 +155,7 @@ fn walk_sees_all<A: Numbered>(pins: &Pins) {
     assert_eq!(clients(&table, FlowRows::new()), (BTreeSet::new(), 0));
     assert_eq!(clients(&table, FlowRows::key_by_key()), (BTreeSet::new(), 0));
     // More than a batch.
-    let flows: Vec<Flow<A>> = (0..3000).map(|client| flow(client, 6, REPLIED, 0)).collect();
+    let flows: Vec<Flow<A>> = (0..3000).map(|client| flow(client, 6, OPEN, 0)).collect();
     for flow in &flows {
         put(&mut table, flow);
     }
@@ -209,13 +211,13 @@ fn flows_that_are_over_are_forgotten_with_all_their_rows_and_no_others() {
 
 fn forgets_what_is_over<A: Numbered>(pins: &Pins) {
     let mut table = pins.table::<A>();
-    let closed = REPLIED | CLIENT_FIN | BACKEND_FIN;
+    let closed = OPEN | CLIENT_FIN | BACKEND_FIN;
     let mut kept = Vec::new();
     let mut over = Vec::new();
     for (n, (proto, tcp, limit, reason)) in [
         (6, 0, IDLE_TRANSIENT, Reason::Idle),
-        (6, REPLIED, IDLE_ESTABLISHED, Reason::Idle),
-        (6, REPLIED | BACKEND_FIN, IDLE_CLOSING, Reason::Idle),
+        (6, OPEN, IDLE_ESTABLISHED, Reason::Idle),
+        (6, OPEN | BACKEND_FIN, IDLE_CLOSING, Reason::Idle),
         (6, closed, TIME_WAIT, Reason::Closed),
         (6, RESET, TIME_WAIT, Reason::Closed),
         (17, 0, IDLE_DATAGRAMS, Reason::Idle),
@@ -268,7 +270,7 @@ fn one_fresh_row_keeps_the_flow() {
         assert_eq!(present(&table, &old), 0);
     }
     // The row of replies to this node does not follow the connection.
-    let open = masqueraded(flow(9, 6, REPLIED, SECOND), 61_001);
+    let open = masqueraded(flow(9, 6, OPEN, SECOND), 61_001);
     put(&mut table, &open);
     let restore =
         Flow { last_used: NOW - 10 * IDLE_ESTABLISHED, flags: flag::RESTORE, tcp: 0, ..open };
@@ -284,10 +286,10 @@ fn leftovers_of_an_earlier_run_go_and_the_new_run_stays() {
     }
     let pins = Pins::small();
     let mut table = pins.table::<V4>();
-    let old = masqueraded(flow(1, 6, REPLIED, IDLE_TRANSIENT + 1), 61_000);
+    let old = masqueraded(flow(1, 6, OPEN, IDLE_TRANSIENT + 1), 61_000);
     put(&mut table, &old);
     // The client has begun anew with its port, and was given another backend.
-    let new = Flow { backend_addr: V4::number(0x0af4_0002), ..flow(1, 6, REPLIED, 0) };
+    let new = Flow { backend_addr: V4::number(0x0af4_0002), ..flow(1, 6, OPEN, 0) };
     put(&mut table, &new);
     let swept = pins.sweep();
     assert_eq!((swept.expired.get(Reason::Leftover), swept.expired.total()), (1, 1));
@@ -308,7 +310,7 @@ fn datagrams_leave_a_backend_that_is_gone_and_connections_stay() {
     }
     let pins = Pins::small();
     let mut table = pins.table::<V6>();
-    let (datagrams, connection) = (flow(1, 17, 0, 0), flow(2, 6, REPLIED, 0));
+    let (datagrams, connection) = (flow(1, 17, 0, 0), flow(2, 6, OPEN, 0));
     put(&mut table, &datagrams);
     put(&mut table, &connection);
     for state in [backend_state::ACTIVE, backend_state::TERMINATING] {
@@ -328,7 +330,7 @@ fn a_flow_is_listed_and_counted_once_whichever_row_is_left() {
     }
     let pins = Pins::small();
     let mut table = pins.table::<V4>();
-    let whole = masqueraded(flow::<V4>(1, 6, REPLIED, 0), 61_000);
+    let whole = masqueraded(flow::<V4>(1, 6, OPEN, 0), 61_000);
     put(&mut table, &whole);
     let half = flow::<V4>(2, 6, 0, 0);
     table.insert(&half.reverse_key(), &half).unwrap();
@@ -386,10 +388,10 @@ fn full_tables_are_swept_in_a_fraction_of_the_interval() {
     let fill = |silence| {
         let (mut v4, mut v6) = (pins.table::<V4>(), pins.table::<V6>());
         for client in 0..sizes.flows_v4 / 2 {
-            put(&mut v4, &flow(client, 6, REPLIED, silence));
+            put(&mut v4, &flow(client, 6, OPEN, silence));
         }
         for client in 0..sizes.flows_v6 / 2 {
-            put(&mut v6, &flow(client, 6, REPLIED, silence));
+            put(&mut v6, &flow(client, 6, OPEN, silence));
         }
     };
     for (what, silence) in

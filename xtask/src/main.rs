@@ -10,6 +10,7 @@
 )]
 
 mod balance;
+mod debian;
 mod demo;
 mod fuzz;
 mod kernels;

@@ -2,7 +2,7 @@
 
 use super::aging::AgingMetrics;
 use super::status::SharedStatus;
-use crate::dataplane::maps::{MapFill, Maps, MapsError, fill};
+use crate::dataplane::maps::{MapFill, Maps, MapsError, Pressure, fill};
 use crate::flows::{FlowCount, census};
 use crate::view::{Counters, ServiceView, Verdicts, services, verdicts};
 use prometheus_client::collector::Collector;
@@ -75,19 +75,29 @@ impl fmt::Debug for Kernel {
     }
 }
 
-type Read = (Vec<ServiceView>, Verdicts, Vec<MapFill>, Vec<FlowCount>);
+struct Read {
+    services: Vec<ServiceView>,
+    verdicts: Verdicts,
+    fill: Vec<MapFill>,
+    flows: Vec<FlowCount>,
+    pressure: Pressure,
+}
 
 impl Kernel {
     fn read(&self) -> Result<Read, MapsError> {
-        let fill = fill(&self.pin_dir, &self.maps)?;
-        let flows = census(&self.pin_dir)?;
-        Ok((services(&self.maps)?, verdicts(&self.maps)?, fill, flows))
+        Ok(Read {
+            services: services(&self.maps)?,
+            verdicts: verdicts(&self.maps)?,
+            fill: fill(&self.pin_dir, &self.maps)?,
+            flows: census(&self.pin_dir)?,
+            pressure: self.maps.pressure.read()?,
+        })
     }
 }
 
 impl Collector for Kernel {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let (services, verdicts, fill, flows) = self.read().map_err(|error| {
+        let Read { services, verdicts, fill, flows, pressure } = self.read().map_err(|error| {
             tracing::warn!("metrics: {error}");
             fmt::Error
         })?;
@@ -112,6 +122,10 @@ impl Collector for Kernel {
             })
         });
         counter(&mut encoder, "lb_packets", "Packets by hook and what became of them", packets)?;
+        let what = "Flows that gave way to newer ones, not proven yet or closed";
+        counter(&mut encoder, "lb_flows_gave_way", what, alone(pressure.gave_way))?;
+        let what = "Rows of flows that were evicted while in use, and made again";
+        counter(&mut encoder, "lb_flow_rows_renewed", what, alone(pressure.renewed))?;
         let map = |fill: &MapFill| vec![("map", fill.map.to_owned())];
         let used = |fill: &MapFill| fill.used.map(|used| (map(fill), used.into()));
         let entries = fill.iter().filter_map(used);
@@ -137,6 +151,11 @@ impl Kernel {
         let help = "When the kernel was last brought up to date";
         gauge(encoder, "lb_sync_last_timestamp_seconds", help, sync.at)
     }
+}
+
+/// A counter without labels.
+fn alone(count: u64) -> impl Iterator<Item = (Labels, u64)> {
+    std::iter::once((Vec::new(), count))
 }
 
 /// The flows by kind.

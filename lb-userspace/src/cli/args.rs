@@ -44,8 +44,8 @@ pub enum Command {
     Services(ServicesArgs),
     /// List the connections and exchanges of datagrams that are followed: client, frontend, backend
     ///
-    /// Reads the kernel, not the agent: it works without one. STATE is SYN until the backend has
-    /// answered, OPEN, CLOSING once one side has closed, CLOSED, and ACTIVE for UDP; they are
+    /// Reads the kernel, not the agent: it works without one. STATE is SYN until the client has
+    /// gone on from the backend's answer, OPEN, CLOSING once one side has closed, CLOSED, and ACTIVE for UDP; they are
     /// forgotten after 2 minutes, 24 hours, 1 hour, 1 minute, and 2 minutes without a packet.
     /// Connections of this node's own processes are translated in their calls and not listed.
     #[command(visible_alias = "conn")]

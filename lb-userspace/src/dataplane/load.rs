@@ -43,6 +43,13 @@ impl Programs {
         );
         let word = options.behaviour.options();
         loader.override_global(names::GLOBAL_OPTIONS, &word, true);
+        let [young_v4, young_v6] = [options.sizes.flows_v4, options.sizes.flows_v6]
+            .map(|flows| lb_common::limits::young(flows) - 1);
+        loader.override_global(names::GLOBAL_YOUNG_MASK_V4, &young_v4, true).override_global(
+            names::GLOBAL_YOUNG_MASK_V6,
+            &young_v6,
+            true,
+        );
         let (namespace, socket_options) = sockets::constants(options.socket_clients);
         loader.override_global(names::GLOBAL_NETNS_COOKIE, &namespace, true).override_global(
             names::GLOBAL_SOCKET_OPTIONS,

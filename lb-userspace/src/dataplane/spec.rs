@@ -7,7 +7,7 @@ use aya::maps::{MapInfo, MapType};
 use lb_common::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Held, Interface,
     PrefixKey, RangeHeads, Service, ServiceName, SocketKey, SocketName, SocketPeer, Traffic, V4,
-    V6, filter, limits, names, verdict,
+    V6, filter, limits, names, pressure, verdict,
 };
 
 /// Sizes of the maps. A pin directory keeps those that it was made with.
@@ -103,6 +103,10 @@ pub(super) const fn specs(sizes: &MapSizes) -> [MapSpec; names::PINNED_MAPS.len(
         spec::<SocketKey, SocketName>(names::MAP_SOCKET_NAMES, LruHash, limits::MAX_SOCKET_PEERS),
         spec::<u32, u64>(names::MAP_NO_PORT, PerCpuArray, services),
         spec::<u32, Held>(names::MAP_HELD, Array, limits::MAX_HELD),
+        spec::<u32, FlowKey<V4>>(names::MAP_YOUNG_V4, Array, limits::young(flows_v4)),
+        spec::<u32, FlowKey<V6>>(names::MAP_YOUNG_V6, Array, limits::young(flows_v6)),
+        spec::<u32, u64>(names::MAP_YOUNG_NEXT, Array, 2),
+        spec::<u32, u64>(names::MAP_PRESSURE, PerCpuArray, pressure::COUNTERS),
     ]
 }
 

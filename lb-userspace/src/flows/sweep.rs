@@ -259,9 +259,10 @@ fn together<'a, A: FlowFamily>(rows: impl Iterator<Item = &'a Flow<A>>) -> Optio
 mod tests {
     use super::*;
     use lb_common::flow::{IDLE_CLOSING, IDLE_DATAGRAMS, IDLE_ESTABLISHED, TIME_WAIT};
-    use lb_common::tcp::state::{CLIENT_FIN, REPLIED, RESET};
+    use lb_common::tcp::state::{ASSURED, CLIENT_FIN, REPLIED, RESET};
 
     const NOW: u64 = 1 << 60;
+    const OPEN: u8 = REPLIED | ASSURED;
 
     fn silent(proto: u8, tcp: u8, silence: u64) -> Flow<V4> {
         Flow { proto, tcp, last_used: NOW - silence, ..Flow::default() }
@@ -271,8 +272,8 @@ mod tests {
     fn a_flow_is_over_by_its_stage() {
         for (proto, tcp, limit, reason) in [
             (6, 0, IDLE_TRANSIENT, Reason::Idle),
-            (6, REPLIED, IDLE_ESTABLISHED, Reason::Idle),
-            (6, REPLIED | CLIENT_FIN, IDLE_CLOSING, Reason::Idle),
+            (6, OPEN, IDLE_ESTABLISHED, Reason::Idle),
+            (6, OPEN | CLIENT_FIN, IDLE_CLOSING, Reason::Idle),
             (6, RESET, TIME_WAIT, Reason::Closed),
             (17, 0, IDLE_DATAGRAMS, Reason::Idle),
         ] {
@@ -285,7 +286,7 @@ mod tests {
     #[test]
     fn only_datagrams_leave_a_backend_that_is_gone() {
         assert_eq!(judge(&silent(17, 0, 0), NOW, || false), Some(Reason::BackendGone));
-        assert_eq!(judge(&silent(6, REPLIED, 0), NOW, || false), None);
+        assert_eq!(judge(&silent(6, OPEN, 0), NOW, || false), None);
         let direct = Flow { flags: flag::DIRECT, ..silent(17, 0, 0) };
         assert_eq!(judge(&direct, NOW, || false), None, "it has no backend of a Service");
         let ahead = Flow { last_used: NOW + 5, ..silent(17, 0, 0) };
@@ -294,10 +295,10 @@ mod tests {
 
     #[test]
     fn the_freshest_row_speaks_for_the_flow() {
-        let old = silent(6, REPLIED, 500);
+        let old = silent(6, OPEN, 500);
         let fresh = Flow { snat_port: lb_common::BePort(7), ..silent(6, CLIENT_FIN, 5) };
         let flow = together([old, fresh].iter()).unwrap();
-        assert_eq!((flow.last_used, flow.tcp), (NOW - 5, REPLIED | CLIENT_FIN));
+        assert_eq!((flow.last_used, flow.tcp), (NOW - 5, OPEN | CLIENT_FIN));
         assert!(flow.has_snat());
         assert!(together(std::iter::empty::<&Flow<V4>>()).is_none());
     }

@@ -11,7 +11,7 @@ use lb_common::range::Head;
 use lb_common::value::{backend_state, frontend_flag, frontend_kind, scope};
 use lb_common::{
     Address as _, Affinity, AffinityKey, Backend, BePort, Frontend, FrontendKey, Interface,
-    PrefixKey, RangeHeads, Segment, Service, Traffic, V4, V6, filter, key, names,
+    PrefixKey, RangeHeads, Segment, Service, Traffic, V4, V6, filter, key, names, pressure,
 };
 
 use super::{Family, Rig, net};
@@ -22,8 +22,10 @@ const FIRST_SERVICE: u32 = 1;
 const BACKENDS: u32 = 1_024;
 const SLOT_WORDS: u32 = 65_536;
 
+/// More flows than any test makes: none meets the ring by chance.
+pub(super) const YOUNG: u32 = 1 << 18;
 /// Small maps: a test clears them in no time.
-pub(super) const SIZES: [(&str, u32); 16] = [
+pub(super) const SIZES: [(&str, u32); 18] = [
     (names::MAP_FRONTENDS_V4, 1_024),
     (names::MAP_FRONTENDS_V6, 1_024),
     (names::MAP_SERVICES, SERVICES),
@@ -31,6 +33,8 @@ pub(super) const SIZES: [(&str, u32); 16] = [
     (names::MAP_BACKENDS, BACKENDS),
     (names::MAP_FLOWS_V4, 16_384),
     (names::MAP_FLOWS_V6, 16_384),
+    (names::MAP_YOUNG_V4, YOUNG),
+    (names::MAP_YOUNG_V6, YOUNG),
     (names::MAP_SERVICE_TRAFFIC, SERVICES),
     (names::MAP_BACKEND_TRAFFIC, BACKENDS),
     (names::MAP_NAMES, SERVICES),
@@ -349,6 +353,12 @@ impl Rig {
     /// Packets of a Service port that were dropped for want of a source port.
     pub fn no_port(&self, id: u32) -> u64 {
         let values = self.per_cpu::<u64>(names::MAP_NO_PORT).get(&id, 0);
+        values.expect("an array element").iter().sum()
+    }
+
+    /// Flows that gave way to newer ones.
+    pub fn gave_way(&self) -> u64 {
+        let values = self.per_cpu::<u64>(names::MAP_PRESSURE).get(&pressure::GAVE_WAY, 0);
         values.expect("an array element").iter().sum()
     }
 

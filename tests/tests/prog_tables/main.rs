@@ -28,3 +28,4 @@ mod snat;
 mod stranger;
 mod unallocated;
 mod xdp;
+mod young;

@@ -4,7 +4,7 @@
 use super::Files;
 use super::image::unpacked;
 use crate::shell;
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -85,8 +85,7 @@ impl Apt {
             std::fs::write(&path, text).with_context(|| format!("write {}", path.display()))
         };
         write("status", "")?;
-        let keys = "/usr/share/keyrings/debian-archive-keyring.gpg";
-        write("sources.list", &format!("deb [signed-by={keys}] {} {suite} main\n", mirror()?))?;
+        write("sources.list", &format!("{}\n", crate::debian::source(suite)?))?;
         let home = home.display();
         let options = vec![
             format!("Dir::Etc::sourcelist={home}/sources.list"),
@@ -118,18 +117,6 @@ impl Apt {
         let line = text.lines().find_map(|line| line.strip_prefix("Depends: "));
         let names = line.unwrap_or_default().split([',', '|']);
         Ok(names.filter_map(|word| word.split_whitespace().next()).map(str::to_owned).collect())
-    }
-}
-
-/// The archive that this machine's own packages come from.
-fn mirror() -> Result<String> {
-    let mut targets = shell::command("apt-get");
-    targets.args(["indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)"]);
-    let text = shell::output(targets.arg("Created-By: Packages"));
-    let text = text.context("`apt-get indextargets` fails: Debian's kernels need Debian's apt")?;
-    match text.lines().find_map(|line| line.strip_prefix("Debian Debian ")) {
-        Some(mirror) => Ok(mirror.to_owned()),
-        None => bail!("apt knows no archive of Debian here; after `apt-get update` it might"),
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! The second run finds everything, and costs a few look-ups.
 
+mod backports;
 pub(crate) mod compiler;
 mod linker;
 mod packages;

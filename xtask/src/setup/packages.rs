@@ -1,7 +1,7 @@
 //! Packages of the distribution, through apt-get: asked for once, and only if
 //! the program that they bring is not there.
 
-use super::Purpose;
+use super::{Purpose, backports};
 use crate::shell;
 use anyhow::{Context as _, Result, bail};
 use std::sync::OnceLock;
@@ -78,10 +78,19 @@ pub(super) fn install<S: AsRef<str>>(packages: &[S]) -> Result<()> {
     }
     update()?;
     println!("setup: apt-get install {list}");
-    let mut apt = shell::command("apt-get");
+    let wanted = packages.iter().map(AsRef::as_ref);
+    let mut simulate = shell::command("apt-get");
+    simulate.args(["--simulate", "--no-remove", "--no-install-recommends", "install"]);
+    let mut apt = if shell::output(simulate.args(wanted.clone())).is_some() {
+        shell::command("apt-get")
+    } else {
+        // A package that is there may be a backport, and want its own kind.
+        println!("setup: with {}", backports::suite()?);
+        backports::apt_get()?
+    };
     apt.env("DEBIAN_FRONTEND", "noninteractive")
         .args(["install", "--yes", "--quiet=2", "--no-install-recommends", "--no-remove"])
-        .args(packages.iter().map(AsRef::as_ref));
+        .args(wanted);
     shell::quiet(&mut apt).with_context(|| format!("install the packages {list}"))
 }
 

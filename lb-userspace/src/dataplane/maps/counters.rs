@@ -4,7 +4,7 @@ use super::error::MapsError;
 use super::typed;
 use aya::maps::{MapData, MapError, PerCpuArray, PerCpuValues};
 use lb_common::verdict::{Hook, Verdict, counter_index};
-use lb_common::{Traffic, names};
+use lb_common::{Traffic, names, pressure};
 
 /// Counters by Service id or by backend id.
 pub struct TrafficTable {
@@ -63,10 +63,7 @@ impl VerdictTable {
 
     /// Packets that met this verdict at this hook, over all CPUs.
     pub fn get(&self, hook: Hook, verdict: Verdict) -> Result<u64, MapsError> {
-        self.0
-            .get(&counter_index(hook, verdict), 0)
-            .map(|rows| rows.iter().fold(0, |sum: u64, row| sum.wrapping_add(*row)))
-            .map_err(|source| MapsError::Read { map: names::MAP_VERDICTS, source })
+        sum(&self.0, counter_index(hook, verdict), names::MAP_VERDICTS)
     }
 }
 
@@ -80,10 +77,7 @@ impl NoPortTable {
 
     /// Packets over all CPUs.
     pub fn get(&self, id: u32) -> Result<u64, MapsError> {
-        self.0
-            .get(&id, 0)
-            .map(|rows| rows.iter().fold(0, |sum: u64, row| sum.wrapping_add(*row)))
-            .map_err(|source| MapsError::Read { map: names::MAP_NO_PORT, source })
+        sum(&self.0, id, names::MAP_NO_PORT)
     }
 
     /// Starts from zero, for a new owner of the id.
@@ -96,4 +90,38 @@ impl NoPortTable {
             MapsError::Write { map: names::MAP_NO_PORT, row, source }
         })
     }
+}
+
+/// What became of flows' rows under pressure since the maps were made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Flows that gave way to newer ones, before they had proven themselves or
+    /// after they were closed.
+    pub gave_way: u64,
+    /// Rows that were evicted while their flow lived, and made again.
+    pub renewed: u64,
+}
+
+/// The counters of [`Pressure`].
+pub struct PressureTable(PerCpuArray<MapData, u64>);
+
+impl PressureTable {
+    pub(super) fn open(data: MapData) -> Result<Self, MapsError> {
+        typed(data, names::MAP_PRESSURE).map(Self)
+    }
+
+    /// Over all CPUs.
+    pub fn read(&self) -> Result<Pressure, MapsError> {
+        let counter = |index| sum(&self.0, index, names::MAP_PRESSURE);
+        Ok(Pressure {
+            gave_way: counter(pressure::GAVE_WAY)?,
+            renewed: counter(pressure::RENEWED)?,
+        })
+    }
+}
+
+/// A counter over all CPUs.
+fn sum(map: &PerCpuArray<MapData, u64>, index: u32, name: &'static str) -> Result<u64, MapsError> {
+    let rows = map.get(&index, 0).map_err(|source| MapsError::Read { map: name, source })?;
+    Ok(rows.iter().fold(0, |sum: u64, row| sum.wrapping_add(*row)))
 }

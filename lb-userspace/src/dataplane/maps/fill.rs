@@ -53,7 +53,11 @@ fn fill_of(pin_dir: &Path, maps: &Maps, map: &'static str) -> Result<MapFill, Ma
         | names::MAP_CURSORS
         | names::MAP_OPEN
         | names::MAP_RANGES
-        | names::MAP_NO_PORT => (None, max),
+        | names::MAP_NO_PORT
+        | names::MAP_YOUNG_V4
+        | names::MAP_YOUNG_V6
+        | names::MAP_YOUNG_NEXT
+        | names::MAP_PRESSURE => (None, max),
         names::MAP_HELD => (Some(HeldTable::open(pin_dir)?.used()), max),
         names::MAP_FLOWS_V4 => (Some(FlowTable::<V4>::open(pin_dir)?.count()?), max),
         names::MAP_FLOWS_V6 => (Some(FlowTable::<V6>::open(pin_dir)?.count()?), max),

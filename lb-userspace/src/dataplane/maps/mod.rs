@@ -21,7 +21,7 @@ mod slots;
 mod sockets;
 
 pub use backends::BackendTable;
-pub use counters::{NoPortTable, TrafficTable, VerdictTable};
+pub use counters::{NoPortTable, Pressure, PressureTable, TrafficTable, VerdictTable};
 pub use error::MapsError;
 pub use fill::{MapFill, costs, fill};
 pub use filter::FilterTable;
@@ -69,6 +69,8 @@ pub struct Maps {
     pub open: OpenTable,
     /// Packets dropped for want of a source port.
     pub no_port: NoPortTable,
+    /// What became of flows' rows under pressure.
+    pub pressure: PressureTable,
 }
 
 impl Maps {
@@ -101,6 +103,7 @@ impl Maps {
             verdicts: VerdictTable::open(open(names::MAP_VERDICTS)?)?,
             open: OpenTable::open(&open(names::MAP_OPEN)?)?,
             no_port: NoPortTable::open(open(names::MAP_NO_PORT)?)?,
+            pressure: PressureTable::open(open(names::MAP_PRESSURE)?)?,
         })
     }
 }
