@@ -21,9 +21,9 @@ pub(crate) fn enter<A: Family>(key: &FlowKey<A>) {
     // SAFETY: a valid element. Another CPU comes to it when all others have
     // had their turn.
     let place = unsafe { &mut *place };
-    if let Some(row) = A::flows().get_ptr_mut(&*place) {
+    if let Some(row) = A::flows().get_ptr(&*place) {
         // SAFETY: the kernel keeps the element's memory valid for this run.
-        let row = unsafe { &mut *row };
+        let row = unsafe { &*row };
         if row.gives_way() {
             flows::give_up(place, row);
             stats::pressure(pressure::GAVE_WAY);

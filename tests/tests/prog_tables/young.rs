@@ -5,7 +5,6 @@ use lb_common::tcp::flag;
 use lb_common::{V4, V6, Verdict};
 use lb_tests::prog::net::{POD_2, Port, UPLINK, UPLINK_2};
 use lb_tests::prog::{CROWD, Case, Family, Rig, ServiceSpec};
-use lb_userspace::desired::Policy;
 use std::net::SocketAddr;
 
 /// Rows of the flow table with this client's address.
@@ -148,27 +147,6 @@ fn all_rows_of_a_masqueraded_flow_give_way_together() {
         assert_eq!(rows(&rig, case, client), 3, "{case:?}");
         flood(&mut rig, case, POD_2, case.vip(1, 80));
         assert_eq!(rows(&rig, case, client), 0, "{case:?}");
-    }
-}
-
-#[test]
-fn flows_that_gave_way_count_as_open_no_more() {
-    let Some(mut rig) = Rig::take_crowded() else { return };
-    for case in Case::all() {
-        rig.reset();
-        let installed = rig.install(&ServiceSpec {
-            proto: case.proto(),
-            cluster: vec![case.vip(1, 80)],
-            backends: vec![case.pod(1, 30, 8080)],
-            ..ServiceSpec::default()
-        });
-        rig.weigh(&installed, Policy::LeastConnections, &[1], 0);
-        for _ in 0..2 {
-            flood(&mut rig, case, UPLINK, case.vip(1, 80));
-            let other = case.pod(1, 20, 4000);
-            case.enter(&mut rig, POD_2, &case.open(other, case.vip(1, 80)));
-        }
-        assert_eq!(rig.open_connections(installed.backends[0]), u64::from(CROWD), "{case:?}");
     }
 }
 
