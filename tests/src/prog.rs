@@ -21,6 +21,7 @@ use aya::programs::{Program, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::names::option;
 use lb_common::{Hook, Verdict, names, verdict};
+use lb_userspace::dataplane::PinDir;
 use lb_userspace::object::OBJECT;
 use nix::sched::{CloneFlags, setns};
 
@@ -223,6 +224,22 @@ impl Rig {
         rig
     }
 
+    /// A rig of its own whose programs read and write the maps that are pinned
+    /// here: what an agent programs. Only the interfaces are described. The
+    /// calling thread enters its network namespace.
+    pub fn over(pins: &PinDir) -> Self {
+        let mut rig = Self::load_with(&SNAT_PORTS, option::ANSWER_ECHO, |loader| {
+            for name in names::PINNED_MAPS {
+                loader.map_pin_path(name, pins.map(name));
+            }
+        });
+        for port in net::PORTS {
+            rig.set_interface(port.index, port.row());
+        }
+        rig.enter();
+        rig
+    }
+
     fn load(ports: &RangeInclusive<u16>, options: u32) -> Self {
         Self::load_sized(ports, options, &[])
     }
@@ -233,15 +250,26 @@ impl Rig {
         options: u32,
         sizes: &[(&'static str, u32)],
     ) -> Self {
+        Self::load_with(ports, options, |loader| {
+            for (map, size) in rows::SIZES.iter().chain(sizes).copied() {
+                loader.map_max_entries(map, size);
+            }
+        })
+    }
+
+    /// With maps as they are set.
+    fn load_with(
+        ports: &RangeInclusive<u16>,
+        options: u32,
+        set: impl FnOnce(&mut EbpfLoader<'_>),
+    ) -> Self {
         let netns = net::namespace();
         let (min, max) = (u32::from(*ports.start()), u32::from(*ports.end()));
         let mut loader = EbpfLoader::new();
         loader.override_global(names::GLOBAL_SNAT_PORT_MIN, &min, false);
         loader.override_global(names::GLOBAL_SNAT_PORT_MAX, &max, false);
         loader.override_global(names::GLOBAL_OPTIONS, &options, false);
-        for (map, size) in rows::SIZES.iter().chain(sizes).copied() {
-            loader.map_max_entries(map, size);
-        }
+        set(&mut loader);
         let mut ebpf = loader.load(OBJECT).expect("the object's maps load");
         for prog in Prog::ALL {
             let program = ebpf.program_mut(prog.name());
