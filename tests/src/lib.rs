@@ -8,6 +8,7 @@ pub mod budget;
 pub mod client;
 pub mod cluster;
 pub mod deadline;
+pub mod faults;
 pub mod flood;
 pub mod fragments;
 pub mod http;

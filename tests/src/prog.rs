@@ -20,7 +20,8 @@ use aya::maps::{Map, PerCpuArray};
 use aya::programs::{Program, TestRun as _, TestRunOptions};
 use aya::{Ebpf, EbpfLoader};
 use lb_common::names::option;
-use lb_common::{Hook, Verdict, names, verdict};
+use lb_common::{Hook, Verdict, limits, names, verdict};
+use lb_userspace::dataplane::PinDir;
 use lb_userspace::object::OBJECT;
 use nix::sched::{CloneFlags, setns};
 
@@ -235,6 +236,23 @@ impl Rig {
         rig
     }
 
+    /// A rig of its own whose programs read and write the maps that are pinned
+    /// here: what an agent programs. Only the interfaces are described. The
+    /// calling thread enters its network namespace.
+    pub fn over(pins: &PinDir) -> Self {
+        let young = [limits::MAX_FLOWS_V4, limits::MAX_FLOWS_V6].map(|rows| limits::young(rows) - 1);
+        let mut rig = Self::load_with(&SNAT_PORTS, option::ANSWER_ECHO, young, |loader| {
+            for name in names::PINNED_MAPS {
+                loader.map_pin_path(name, pins.map(name));
+            }
+        });
+        for port in net::PORTS {
+            rig.set_interface(port.index, port.row());
+        }
+        rig.enter();
+        rig
+    }
+
     fn load(ports: &RangeInclusive<u16>, options: u32) -> Self {
         Self::load_sized(ports, options, &[])
     }
@@ -245,22 +263,31 @@ impl Rig {
         options: u32,
         sizes: &[(&'static str, u32)],
     ) -> Self {
+        let sizes: BTreeMap<_, _> = rows::SIZES.iter().chain(sizes).copied().collect();
+        let young = [names::MAP_YOUNG_V4, names::MAP_YOUNG_V6].map(|ring| sizes[ring] - 1);
+        Self::load_with(ports, options, young, |loader| {
+            for (map, size) in sizes {
+                loader.map_max_entries(map, size);
+            }
+        })
+    }
+
+    /// With maps as they are set; how many flows may be young, less one.
+    fn load_with(
+        ports: &RangeInclusive<u16>,
+        options: u32,
+        young: [u32; 2],
+        set: impl FnOnce(&mut EbpfLoader<'_>),
+    ) -> Self {
         let netns = net::namespace();
         let (min, max) = (u32::from(*ports.start()), u32::from(*ports.end()));
         let mut loader = EbpfLoader::new();
         loader.override_global(names::GLOBAL_SNAT_PORT_MIN, &min, false);
         loader.override_global(names::GLOBAL_SNAT_PORT_MAX, &max, false);
         loader.override_global(names::GLOBAL_OPTIONS, &options, false);
-        let mut young = [rows::YOUNG - 1; 2];
-        for (map, size) in rows::SIZES.iter().chain(sizes).copied() {
-            loader.map_max_entries(map, size);
-            let rings = [names::MAP_YOUNG_V4, names::MAP_YOUNG_V6];
-            if let Some(family) = rings.iter().position(|ring| *ring == map) {
-                young[family] = size - 1;
-            }
-        }
         loader.override_global(names::GLOBAL_YOUNG_MASK_V4, &young[0], false);
         loader.override_global(names::GLOBAL_YOUNG_MASK_V6, &young[1], false);
+        set(&mut loader);
         let mut ebpf = loader.load(OBJECT).expect("the object's maps load");
         for prog in Prog::ALL {
             let program = ebpf.program_mut(prog.name());

@@ -31,8 +31,8 @@ impl Dump {
         Ok(Self {
             services: (0..).map_while(|id| maps.services.get(id)).collect(),
             backends: (0..).map_while(|id| maps.backends.get(id)).collect(),
-            slots: (0..).map_while(|word| maps.slots.word(word)).collect(),
-            filter: (0..filter::BUCKETS).map(|bucket| maps.filter.flags(bucket)).collect(),
+            slots: maps.slots.all(),
+            filter: maps.filter.words().into_iter().flat_map(u64::to_le_bytes).collect(),
             frontends: maps.frontends.rows()?.into_iter().collect(),
             names: maps.names.rows()?.iter().map(|(id, row)| (*id, text(&row.name))).collect(),
         })

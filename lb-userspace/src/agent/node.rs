@@ -271,7 +271,7 @@ impl Node {
                     writes: applied.writes,
                 };
                 self.report.set_held(self.programmer.held());
-                self.report.set_sync(sync, &self.problems, &applied.refused);
+                self.report.set_sync(sync, &self.problems, &applied);
                 self.check_system();
                 self.health.set_updated(SystemTime::now());
                 self.listen();

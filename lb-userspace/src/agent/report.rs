@@ -2,7 +2,7 @@
 
 use super::status::{AgentInfo, HookInfo, ProblemInfo, SharedStatus, SocketInfo, SyncInfo};
 use crate::desired::{Problem, ServicePortKey};
-use crate::reconcile::Refusal;
+use crate::reconcile::{ApplyReport, Refusal};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -90,12 +90,8 @@ impl Report {
     }
 
     /// The kernel was brought up to date, as far as everything fits.
-    pub(super) fn set_sync(
-        &mut self,
-        sync: SyncInfo,
-        problems: &[Problem],
-        refused: &[(ServicePortKey, Refusal)],
-    ) {
+    pub(super) fn set_sync(&mut self, sync: SyncInfo, problems: &[Problem], applied: &ApplyReport) {
+        let refused = &applied.refused;
         if sync.changed > 0 {
             let milliseconds = sync.duration_seconds * 1e3;
             tracing::info!("{} Service ports changed in {milliseconds:.1} ms", sync.changed);
@@ -112,6 +108,9 @@ impl Report {
             .iter()
             .find(|(_, refusal)| !matches!(refusal, Refusal::Taken { .. }))
             .map(|(key, refusal)| format!("Service {} is refused: {refusal}", named(key)));
+        if let Some((what, refusal)) = applied.unfit.first() {
+            self.errors.apply = Some(format!("the {what} stay as they were: {refusal}"));
+        }
         self.status.update(|status| status.last_sync = Some(sync));
         self.publish();
     }

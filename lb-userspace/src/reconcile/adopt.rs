@@ -44,13 +44,14 @@ pub(super) fn adopt(image: Image, now: Instant) -> (Programmed, Vec<Change>) {
     let blank = |word: u32| image.slots.get(word as usize) == Some(&0);
     let mut programmed = Programmed {
         service_ids: service_pool(&image, &owners, until),
-        backend_ids: backend_pool(&image, until),
+        backend_ids: backend_pool(&image, now),
         extents: ExtentPool::new(words, extents, blank, until),
         services,
         frontends: image.frontends.into_iter().collect(),
         frontend_capacity: image.frontend_capacity,
         prefixes: adopt_prefixes(image.prefixes, &owners, &mut changes),
         prefix_capacity: image.prefix_capacity,
+        leaving: [0; 2],
         heads: image.heads,
         removed: BTreeMap::new(),
         rows: image.backends,
@@ -201,16 +202,14 @@ fn service_pool(image: &Image, owners: &HashMap<u32, ServicePortKey>, until: Ins
     IdPool::new(fresh.into_iter().map(id), used.into_iter().map(id), until)
 }
 
-/// The ids that were used least often come first.
-fn backend_pool(image: &Image, until: Instant) -> IdPool {
+/// The ids that were used least often come first. A free row has rested: it was
+/// REMOVED before.
+fn backend_pool(image: &Image, now: Instant) -> IdPool {
     let mut free: Vec<(u32, u32)> = (1..)
         .zip(image.backends.iter().skip(1))
         .filter(|(_, row)| row.state == backend_state::FREE)
         .map(|(id, row)| (row.generation, id))
         .collect();
     free.sort_unstable();
-    let (fresh, used): (Vec<_>, Vec<_>) =
-        free.into_iter().partition(|(generation, _)| *generation == 0);
-    let id = |(_, id)| id;
-    IdPool::new(fresh.into_iter().map(id), used.into_iter().map(id), until)
+    IdPool::new(free.into_iter().map(|(_, id)| id), [], now)
 }

@@ -16,8 +16,8 @@ pub(super) struct Image {
     pub(super) backends: Vec<Backend>,
     /// Words of two slots.
     pub(super) slots: Vec<u64>,
-    /// Flags by bucket.
-    pub(super) filter: Vec<u8>,
+    /// Words of the filter, each with the flags of eight buckets.
+    pub(super) filter: Vec<u64>,
     /// Frontends.
     pub(super) frontends: Vec<(FrontendId, Frontend)>,
     /// Most frontends by family.
@@ -37,8 +37,8 @@ impl Image {
             names: maps.names.rows()?,
             services: (0..).map_while(|id| maps.services.get(id)).collect(),
             backends: (0..).map_while(|id| maps.backends.get(id)).collect(),
-            slots: (0..).map_while(|word| maps.slots.word(word)).collect(),
-            filter: (0..lb_common::filter::BUCKETS).map(|b| maps.filter.flags(b)).collect(),
+            slots: maps.slots.all(),
+            filter: maps.filter.words(),
             frontends: maps.frontends.rows()?,
             frontend_capacity: maps.frontends.capacity(),
             prefixes: maps.prefixes.rows()?,

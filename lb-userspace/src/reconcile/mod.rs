@@ -1,12 +1,14 @@
 //! Brings the kernel's maps to what is desired, one safe write after the other.
 //!
 //! `plan` decides on plain data and knows no map; [`Programmer`] is the only
-//! one that writes. After a failed write it reads the kernel again instead of
-//! trusting its picture.
+//! one that writes. An agent may die between any two writes: what is in the
+//! kernel then serves, and the next [`Programmer`] goes on from there. After a
+//! failed write this one does the same, instead of trusting its picture.
 
 mod adopt;
 mod change;
 mod difference;
+mod error;
 mod extents;
 mod frontends;
 mod ids;
@@ -22,6 +24,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use error::ApplyError;
 pub use frontends::NetworkFacts;
 pub use name::key_of;
 pub use refusal::Refusal;
@@ -46,6 +49,8 @@ pub struct ApplyReport {
     pub writes: usize,
     /// Service ports that keep what they had, and why.
     pub refused: Vec<(ServicePortKey, Refusal)>,
+    /// What of the node and the cluster stays as it was, and why.
+    pub unfit: Vec<(&'static str, Refusal)>,
     /// How long it took.
     pub duration: Duration,
 }
@@ -53,7 +58,9 @@ pub struct ApplyReport {
 impl ApplyReport {
     /// Whether trying again soon may help.
     pub fn wants_retry(&self) -> bool {
-        self.refused.iter().any(|(_, refusal)| refusal.is_temporary())
+        let refused = self.refused.iter().map(|(_, refusal)| refusal);
+        let mut all = refused.chain(self.unfit.iter().map(|(_, refusal)| refusal));
+        all.any(Refusal::is_temporary)
     }
 }
 
@@ -62,20 +69,33 @@ pub struct Programmer {
     maps: Maps,
     /// `None` after a failed write.
     programmed: Option<Programmed>,
+    /// Writes that put right what an agent before left halfway; first of all
+    /// that come.
+    repairs: Vec<Change>,
     /// Service ports that must not lose what they have.
     held: BTreeSet<ServicePortKey>,
     /// Ranges of Services' addresses that must stay, likewise.
     held_cidrs: BTreeSet<IpNet>,
 }
 
+/// An update on its way: see [`Programmer::begin`].
+pub struct Update {
+    /// What is in force when all is written.
+    programmed: Programmed,
+    changes: std::vec::IntoIter<Change>,
+    /// Which Service ports are held then.
+    held: BTreeSet<ServicePortKey>,
+    report: ApplyReport,
+    started: Instant,
+}
+
 impl Programmer {
-    /// Opens the pinned maps and continues with what they hold.
+    /// Opens the pinned maps, to continue with what they hold. Writes nothing.
     pub fn open(pin_dir: &Path, now: Instant) -> Result<Self, MapsError> {
         let maps = Maps::open(pin_dir)?;
-        let mut opened =
-            Self { maps, programmed: None, held: BTreeSet::new(), held_cidrs: BTreeSet::new() };
-        opened.programmed = Some(opened.adopt(now)?);
-        Ok(opened)
+        let (programmed, repairs) = adopt::adopt(Image::read(&maps)?, now);
+        let (held, held_cidrs) = (BTreeSet::new(), BTreeSet::new());
+        Ok(Self { maps, programmed: Some(programmed), repairs, held, held_cidrs })
     }
 
     /// How many Service ports are programmed.
@@ -113,26 +133,57 @@ impl Programmer {
         desired: &Desired,
         facts: &NetworkFacts,
         now: Instant,
-    ) -> Result<ApplyReport, MapsError> {
+    ) -> Result<ApplyReport, ApplyError> {
+        let mut update = self.begin(desired, facts, now)?;
+        while self.step(&mut update)? {}
+        Ok(self.finish(update))
+    }
+
+    /// Plans how to bring the kernel to `desired`. Whoever stops before
+    /// [`Programmer::finish`] leaves what serves, and must open the maps anew.
+    pub fn begin(
+        &mut self,
+        desired: &Desired,
+        facts: &NetworkFacts,
+        now: Instant,
+    ) -> Result<Update, ApplyError> {
         let started = Instant::now();
-        let mut programmed = self.take(now)?;
-        let mut changes = programmed.expire(now);
+        let (mut programmed, mut changes) = self.take(now)?;
+        changes.extend(programmed.expire(now));
         let facts = facts.with_service_cidrs(&self.held_cidrs);
         let plan = plan::plan(&mut programmed, desired, &self.held, &facts, now);
-        let writes = plan.changes.len();
+        let report = ApplyReport {
+            changed: plan.changed,
+            writes: plan.changes.len(),
+            refused: plan.refused,
+            unfit: plan.unfit,
+            duration: Duration::ZERO,
+        };
         changes.extend(plan.changes);
-        self.write(&changes)?;
-        self.held.retain(|key| plan::is_missing(desired, key));
+        let held = self.held.iter().filter(|key| plan::is_missing(desired, key)).cloned().collect();
+        Ok(Update { programmed, changes: changes.into_iter(), held, report, started })
+    }
+
+    /// Does the next write of an update; false if there is none.
+    pub fn step(&mut self, update: &mut Update) -> Result<bool, ApplyError> {
+        let Some(change) = update.changes.next() else { return Ok(false) };
+        self.write(&change, &update.programmed)?;
+        Ok(true)
+    }
+
+    /// Ends an update of which all is written.
+    pub fn finish(&mut self, update: Update) -> ApplyReport {
+        let Update { programmed, changes: _, held, report, started } = update;
         self.programmed = Some(programmed);
-        let duration = started.elapsed();
-        Ok(ApplyReport { changed: plan.changed, writes, refused: plan.refused, duration })
+        self.held = held;
+        ApplyReport { duration: started.elapsed(), ..report }
     }
 
     /// Frees what has rested long enough.
-    pub fn expire(&mut self, now: Instant) -> Result<(), MapsError> {
-        let mut programmed = self.take(now)?;
-        let changes = programmed.expire(now);
-        self.write(&changes)?;
+    pub fn expire(&mut self, now: Instant) -> Result<(), ApplyError> {
+        let (mut programmed, mut changes) = self.take(now)?;
+        changes.extend(programmed.expire(now));
+        changes.iter().try_for_each(|change| self.write(change, &programmed))?;
         self.programmed = Some(programmed);
         Ok(())
     }
@@ -142,21 +193,17 @@ impl Programmer {
         self.programmed.as_ref().and_then(Programmed::next_expiry)
     }
 
-    /// Takes the picture away, so that a failure on the way leaves none.
-    fn take(&mut self, now: Instant) -> Result<Programmed, MapsError> {
+    /// Takes the picture away, so that a failure on the way leaves none, with the
+    /// writes that it needs first.
+    fn take(&mut self, now: Instant) -> Result<(Programmed, Vec<Change>), ApplyError> {
         match self.programmed.take() {
-            Some(programmed) => Ok(programmed),
-            None => self.adopt(now),
+            Some(programmed) => Ok((programmed, std::mem::take(&mut self.repairs))),
+            None => Ok(adopt::adopt(Image::read(&self.maps)?, now)),
         }
     }
 
-    fn adopt(&mut self, now: Instant) -> Result<Programmed, MapsError> {
-        let (programmed, changes) = adopt::adopt(Image::read(&self.maps)?, now);
-        self.write(&changes)?;
-        Ok(programmed)
-    }
-
-    fn write(&mut self, changes: &[Change]) -> Result<(), MapsError> {
-        changes.iter().try_for_each(|change| change::write(&mut self.maps, change))
+    fn write(&mut self, change: &Change, programmed: &Programmed) -> Result<(), ApplyError> {
+        change::write(&mut self.maps, change)
+            .map_err(|source| ApplyError::write(change, programmed, &self.maps, source))
     }
 }

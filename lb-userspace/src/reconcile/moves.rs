@@ -21,8 +21,9 @@ pub(super) fn move_all(
     let wanted = &programmed.frontends;
     let gone = old.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
     let new = wanted.iter().filter(|(id, row)| old.get(id) != Some(row));
-    let new = new.map(|(id, row)| (*id, *row)).collect();
-    write(programmed, gone, new, steps);
+    let (others, fresh) =
+        new.map(|(id, row)| (*id, *row)).partition(|(id, _)| old.contains_key(id));
+    write(programmed, gone, New { fresh, others }, steps);
 }
 
 /// Moves the rows of some Service ports from `old`, where they are, to `wanted`,
@@ -43,6 +44,8 @@ pub(super) fn move_some(
         .map(|(id, row)| (*id, *row))
         .collect();
     let addresses: BTreeSet<IpAddr> = gone.iter().chain(new.keys()).map(|id| id.addr).collect();
+    let mut before: BTreeSet<FrontendId> =
+        new.keys().filter(|id| rows.contains_key(id)).copied().collect();
     for id in &gone {
         programmed.frontends.remove(id);
     }
@@ -51,7 +54,7 @@ pub(super) fn move_some(
         let id = FrontendId::address(addr);
         match whole_row(&programmed.frontends, addr, facts) {
             Some(row) if programmed.frontends.get(&id) != Some(&row) => {
-                programmed.frontends.insert(id, row);
+                before.extend(programmed.frontends.insert(id, row).map(|_| id));
                 new.insert(id, row);
             }
             None if programmed.frontends.remove(&id).is_some() => {
@@ -60,7 +63,16 @@ pub(super) fn move_some(
             Some(_) | None => {}
         }
     }
-    write(programmed, gone.into_iter().collect(), new.into_iter().collect(), steps);
+    let (others, fresh) = new.into_iter().partition(|(id, _)| before.contains(id));
+    write(programmed, gone.into_iter().collect(), New { fresh, others }, steps);
+}
+
+/// Rows that come.
+struct New {
+    /// Where there is none.
+    fresh: Vec<(FrontendId, Frontend)>,
+    /// In place of others.
+    others: Vec<(FrontendId, Frontend)>,
 }
 
 /// The row of a whole address, by the rows of its ports: what `rows_of` says
@@ -86,23 +98,20 @@ fn whole_row(
     Some(Frontend { kind, ..Frontend::default() })
 }
 
-/// Removes, adds and replaces frontends. The row of a whole address is there
-/// only while the rows of its ports are, so that no known port is refused.
-fn write(
-    programmed: &mut Programmed,
-    gone: Vec<FrontendId>,
-    new: Vec<(FrontendId, Frontend)>,
-    steps: &mut Steps,
-) {
+/// Adds, replaces and removes frontends, in this order: a Service port that moves
+/// is never without any, unless it trades with another. The row of a whole
+/// address is there only while the rows of its ports are, so that no known port
+/// is refused.
+fn write(programmed: &mut Programmed, gone: Vec<FrontendId>, new: New, steps: &mut Steps) {
     let (gone_addresses, gone_ports): (Vec<_>, Vec<_>) =
         gone.into_iter().partition(FrontendId::is_address);
     let (new_addresses, new_ports): (Vec<_>, Vec<_>) =
-        new.into_iter().partition(|(id, _)| id.is_address());
-    // An address that loses all its ports loses its own row first; one that
-    // gains its first gets it last.
-    for id in gone_addresses.into_iter().chain(gone_ports) {
-        steps.frontends.push(Change::Frontend { id, row: None });
-    }
+        new.fresh.into_iter().chain(new.others).partition(|(id, _)| id.is_address());
+    // An address that gains its first port gets its own row last; one that
+    // loses all its ports loses its own row first.
+    let gone: Vec<_> = gone_addresses.into_iter().chain(gone_ports).collect();
+    let (sooner, later) = make_room(programmed, gone);
+    steps.frontends.extend(sooner.into_iter().map(|id| Change::Frontend { id, row: None }));
     for (id, row) in new_ports.into_iter().chain(new_addresses) {
         let flag = if id.is_address() {
             programmed.flag(address_bucket(id.addr), filter::SERVICE_ADDR)
@@ -112,4 +121,25 @@ fn write(
         steps.filter.extend(flag);
         steps.frontends.push(Change::Frontend { id, row: Some(row) });
     }
+    steps.frontends.extend(later.into_iter().map(|id| Change::Frontend { id, row: None }));
+}
+
+/// Those of the rows that go which must go before others come, since a map can't
+/// hold all of them at once, and the rest.
+fn make_room(programmed: &Programmed, gone: Vec<FrontendId>) -> (Vec<FrontendId>, Vec<FrontendId>) {
+    let mut lacking = [0_usize; 2];
+    if !gone.is_empty() {
+        for id in programmed.frontends.keys().chain(&gone) {
+            lacking[id.family()] += 1;
+        }
+    }
+    for (lacking, capacity) in lacking.iter_mut().zip(programmed.frontend_capacity) {
+        *lacking = lacking.saturating_sub(capacity as usize);
+    }
+    gone.into_iter().partition(|id| {
+        let lacking = &mut lacking[id.family()];
+        let sooner = *lacking > 0;
+        *lacking = lacking.saturating_sub(1);
+        sooner
+    })
 }

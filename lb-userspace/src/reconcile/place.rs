@@ -74,7 +74,7 @@ fn try_place(
         None => service_id(programmed, now, taken)?,
     };
     taken.frontends = claims.claim(&rows_of(service, id, facts))?;
-    room_for_ranges(programmed, service, id)?;
+    programmed.room_for_ranges(id, service.ranges_in_force())?;
     let backends = backend_ids(programmed, service, now, taken)?;
     let mut slots = <[Option<Slots>; 4]>::default();
     for (segment, family, scope) in segments() {
@@ -93,32 +93,6 @@ fn service_id(
     let id = programmed.service_ids.allocate(now).ok_or(Refusal::NoService { max })?;
     taken.service = Some(id);
     Ok(id)
-}
-
-/// Ranges need no id: what counts is that the maps can take them.
-fn room_for_ranges(
-    programmed: &Programmed,
-    service: &DesiredService,
-    id: u32,
-) -> Result<(), Refusal> {
-    let known = programmed.prefixes.get(&id);
-    let new: Vec<_> = service
-        .ranges_in_force()
-        .filter(|range| known.is_none_or(|known| !known.contains(range)))
-        .collect();
-    if new.is_empty() {
-        return Ok(());
-    }
-    for (v6, family, max) in [
-        (false, "IPv4", programmed.prefix_capacity[0]),
-        (true, "IPv6", programmed.prefix_capacity[1]),
-    ] {
-        let needed = new.iter().filter(|range| range.addr().is_ipv6() == v6).count();
-        if programmed.ranges(v6) + needed > max as usize {
-            return Err(Refusal::NoRange { family, needed, max });
-        }
-    }
-    Ok(())
 }
 
 fn backend_ids(

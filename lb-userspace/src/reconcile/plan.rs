@@ -1,9 +1,11 @@
 //! From what is programmed to what is desired: which writes, in which order.
 //!
-//! The order is what keeps packets safe between any two writes: flags of the
-//! filter, then backends and slots that nothing names yet, then one store for
-//! each segment, then frontends; what is no longer wanted loses its frontends
-//! first and its rows last.
+//! The order is what keeps packets safe between any two writes, also for good,
+//! should the agent die there: flags of the filter, then backends and slots that
+//! nothing names yet, then one store for each segment, then frontends; what is
+//! no longer wanted loses its frontends first and its rows last. A segment that
+//! becomes empty is no longer wanted, either: a frontend may still lead there
+//! that is about to lead elsewhere.
 
 use super::change::Change;
 use super::difference;
@@ -18,7 +20,7 @@ use super::state::{
 };
 use crate::dataplane::maps::ServiceHeader;
 use crate::desired::{Desired, DesiredService, ServicePortKey};
-use lb_common::key::PODS;
+use lb_common::key::{PODS, SERVICE_CIDRS};
 use lb_common::value::backend_state;
 use lb_common::{Backend, Segment, filter};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +34,8 @@ pub(super) struct Plan {
     pub(super) changes: Vec<Change>,
     /// Service ports that keep what they had, and why.
     pub(super) refused: Vec<(ServicePortKey, Refusal)>,
+    /// What of the node and the cluster stays as it was, and why.
+    pub(super) unfit: Vec<(&'static str, Refusal)>,
     /// How many Service ports change.
     pub(super) changed: usize,
 }
@@ -73,11 +77,12 @@ pub(super) fn plan(
 ) -> Plan {
     let mut steps = Steps::default();
     let mut plan = Plan::default();
+    programmed.leaving = [0; 2];
     let settled = held.is_empty() && programmed.settled.as_ref() == Some(facts);
     if !settled || !difference::plan(programmed, desired, facts, now, &mut steps, &mut plan) {
         plan_all(programmed, desired, held, facts, now, &mut steps, &mut plan);
     }
-    let complete = held.is_empty() && plan.refused.is_empty();
+    let complete = held.is_empty() && plan.refused.is_empty() && plan.unfit.is_empty();
     programmed.settled = complete.then(|| facts.clone());
     plan.changes = steps.into_changes();
     plan
@@ -97,11 +102,19 @@ fn plan_all(
     for &addr in facts.node_addresses.iter().chain(&facts.translation_addresses) {
         steps.filter.extend(programmed.flag(address_bucket(addr), filter::NODE_ADDR));
     }
-    let (new, gone) = programmed.set_ranges(PODS, facts.pods.iter().copied());
-    steps.prepare.extend(new);
-    steps.withdraw.extend(gone);
-    // Last of all, when the Services that came with a range are in force.
-    steps.withdraw.extend(programmed.set_service_cidrs(&facts.service_cidrs));
+    match programmed.room_for_ranges(PODS, facts.pods.iter().copied()) {
+        Ok(()) => {
+            let (new, gone) = programmed.set_ranges(PODS, facts.pods.iter().copied());
+            steps.prepare.extend(new);
+            steps.withdraw.extend(gone);
+        }
+        Err(refusal) => plan.unfit.push(("ranges of local pods", refusal)),
+    }
+    match programmed.room_for_ranges(SERVICE_CIDRS, facts.service_cidrs.iter().copied()) {
+        // Last of all, when the Services that came with a range are in force.
+        Ok(()) => steps.withdraw.extend(programmed.set_service_cidrs(&facts.service_cidrs)),
+        Err(refusal) => plan.unfit.push(("ranges of Services' addresses", refusal)),
+    }
     // Who has something keeps it, whatever else is asked for.
     let held: BTreeSet<_> = held.iter().filter(|key| is_missing(desired, key)).collect();
     for key in &held {
@@ -139,6 +152,8 @@ fn plan_all(
     }
     let waiting = |(key, refusal): (_, Refusal)| (key, refusal.or_waiting(programmed));
     plan.refused = std::mem::take(&mut plan.refused).into_iter().map(waiting).collect();
+    let waiting = |(what, refusal): (_, Refusal)| (what, refusal.or_waiting(programmed));
+    plan.unfit = std::mem::take(&mut plan.unfit).into_iter().map(waiting).collect();
     move_all(programmed, claims.into_rows(), steps);
 }
 
@@ -160,15 +175,15 @@ pub(super) fn settle(
         settled: None,
     });
     service.settled = Some(Arc::clone(desired));
+    // Before the name: who has a name has counters of its own.
+    if place.is_new {
+        steps.prepare.push(Change::ClearServiceTraffic(place.id));
+    }
     if service.name != Some(place.name) {
         let name = Some(Box::new(place.name));
         steps.prepare.push(Change::Name { service: place.id, name });
         service.name = Some(place.name);
     }
-    if place.is_new {
-        steps.prepare.push(Change::ClearServiceTraffic(place.id));
-    }
-    settle_backends(programmed, &mut service, desired, &place, now, steps);
     let affinity = desired.affinity.unwrap_or(0);
     let header = ServiceHeader { policy: desired.policy.number(), used: true, proto, affinity };
     if service.header != header {
@@ -178,33 +193,48 @@ pub(super) fn settle(
     let (new, gone) = programmed.set_ranges(place.id, desired.ranges_in_force());
     steps.prepare.extend(new);
     steps.withdraw.extend(gone);
-    for (index, slots) in place.slots.into_iter().enumerate() {
+    // Before backends are withdrawn: no slot in force names those.
+    settle_slots(programmed, &mut service, place.slots, now, steps);
+    settle_backends(programmed, &mut service, desired, &place.backends, now, steps);
+    programmed.services.insert(desired.key.clone(), service);
+}
+
+fn settle_slots(
+    programmed: &mut Programmed,
+    service: &mut ProgrammedService,
+    slots: [Option<Slots>; 4],
+    now: Instant,
+    steps: &mut Steps,
+) {
+    for (index, slots) in slots.into_iter().enumerate() {
         let Some(slots) = slots else { continue };
+        let segment = slots.segment();
+        let switch = Change::Segment { service: service.id, index, segment };
         if let Some(extent) = slots.extent {
             let backends = slots.ids.clone();
             steps.prepare.push(Change::Slots { word: extent.start, backends });
+            steps.switch.push(switch);
+        } else {
+            steps.withdraw.push(switch);
         }
-        let segment = slots.segment();
-        steps.switch.push(Change::Segment { service: place.id, index, segment });
         if let Some(old) = std::mem::replace(&mut service.slots[index], slots).extent {
             programmed.extents.release(old, now + QUARANTINE);
         }
     }
-    programmed.services.insert(desired.key.clone(), service);
 }
 
 fn settle_backends(
     programmed: &mut Programmed,
     service: &mut ProgrammedService,
     desired: &DesiredService,
-    place: &Place,
+    ids: &BTreeMap<Endpoint, (u32, bool)>,
     now: Instant,
     steps: &mut Steps,
 ) {
     let proto = desired.key.protocol.number();
     for backend in &desired.backends {
         let endpoint = (backend.addr, backend.port);
-        let Some(&(id, is_new)) = place.backends.get(&endpoint) else { continue };
+        let Some(&(id, is_new)) = ids.get(&endpoint) else { continue };
         let bucket = socket_bucket(backend.addr, backend.port, proto);
         steps.filter.extend(programmed.flag(bucket, filter::BACKEND));
         steps.filter.extend(programmed.flag(address_bucket(backend.addr), filter::BACKEND_ADDR));
@@ -213,19 +243,19 @@ fn settle_backends(
             if old.generation != 0 {
                 steps.prepare.push(Change::ClearBackendTraffic(id));
             }
-            let row = backend_row(backend, place.id, old.generation.wrapping_add(1).max(1));
+            let row = backend_row(backend, service.id, old.generation.wrapping_add(1).max(1));
             steps.prepare.push(programmed.set_row(id, row));
             service.backends.insert(endpoint, ProgrammedBackend { id, removed: None });
         } else if let Some(known) = service.backends.get_mut(&endpoint) {
             if let Some(at) = known.removed.take() {
                 programmed.removed.remove(&(at, id));
             }
-            let row = backend_row(backend, place.id, old.generation);
+            let row = backend_row(backend, service.id, old.generation);
             change_backend(programmed, id, old, row, steps);
         }
     }
     for (endpoint, backend) in &mut service.backends {
-        if backend.removed.is_none() && !place.backends.contains_key(endpoint) {
+        if backend.removed.is_none() && !ids.contains_key(endpoint) {
             backend.removed = Some(now);
             let owner = Some((desired.key.clone(), *endpoint));
             steps.withdraw.push(programmed.remove_backend(backend.id, owner, now));

@@ -52,7 +52,7 @@ pub enum Refusal {
     NoRange {
         /// Which family.
         family: &'static str,
-        /// How many the Service port needs.
+        /// How many it needs.
         needed: usize,
         /// Most rows.
         max: u32,
@@ -74,10 +74,13 @@ impl Refusal {
                 ("backend", !programmed.removed.is_empty() || programmed.backend_ids.free() > 0)
             }
             Self::NoSlots { .. } => ("slot", programmed.extents.has_resting()),
+            Self::NoRange { family, needed, max } => {
+                let used = programmed.ranges(*family == "IPv6");
+                ("range", used + needed <= *max as usize)
+            }
             Self::NameTooLong { .. }
             | Self::Taken { .. }
             | Self::NoFrontend { .. }
-            | Self::NoRange { .. }
             | Self::Waiting { .. } => return self,
         };
         if resting { Self::Waiting { map } } else { self }

@@ -4,6 +4,7 @@ use super::change::{Change, Name};
 use super::extents::ExtentPool;
 use super::frontends::NetworkFacts;
 use super::ids::IdPool;
+use super::refusal::Refusal;
 use super::slots::Slots;
 use crate::dataplane::maps::{FrontendId, ServiceHeader};
 use crate::desired::{DesiredBackend, DesiredService, Scope, ServicePortKey, Takes};
@@ -63,6 +64,8 @@ pub(super) struct Programmed {
     pub(super) prefixes: BTreeMap<u32, BTreeSet<IpNet>>,
     /// Most ranges by family.
     pub(super) prefix_capacity: [u32; 2],
+    /// Ranges by family that the plan removes, after it has added others.
+    pub(super) leaving: [usize; 2],
     /// How the ranges of Services' addresses begin, by family.
     pub(super) heads: [RangeHeads; 2],
     /// Free Service ids.
@@ -75,8 +78,8 @@ pub(super) struct Programmed {
     pub(super) removed: BTreeMap<(Instant, u32), Option<(ServicePortKey, Endpoint)>>,
     /// Backend rows as they are, by id.
     pub(super) rows: Vec<Backend>,
-    /// Filter flags by bucket.
-    pub(super) filter: Vec<u8>,
+    /// Words of the filter, each with the flags of eight buckets.
+    pub(super) filter: Vec<u64>,
     /// The facts with which everything that was desired was planned; none if
     /// something was refused or held.
     pub(super) settled: Option<NetworkFacts>,
@@ -108,6 +111,29 @@ impl Programmed {
         self.prefixes.values().flatten().filter(|range| range.addr().is_ipv6() == v6).count()
     }
 
+    /// Whether the maps can take an owner's new ranges beside all that are there,
+    /// also beside those that are about to go.
+    pub(super) fn room_for_ranges(
+        &self,
+        owner: u32,
+        wanted: impl IntoIterator<Item = IpNet>,
+    ) -> Result<(), Refusal> {
+        let known = self.prefixes.get(&owner);
+        let is_new = |range: &IpNet| known.is_none_or(|known| !known.contains(range));
+        let mut needed = [0; 2];
+        for range in wanted.into_iter().filter(is_new) {
+            needed[family(range.addr())] += 1;
+        }
+        for (v6, needed) in [false, true].into_iter().zip(needed) {
+            let (index, max) = (usize::from(v6), self.prefix_capacity[usize::from(v6)]);
+            // Counted only if it matters: there may be many.
+            if needed > 0 && self.ranges(v6) + self.leaving[index] + needed > max as usize {
+                return Err(Refusal::NoRange { family: ["IPv4", "IPv6"][index], needed, max });
+            }
+        }
+        Ok(())
+    }
+
     /// Gives an owner its ranges; returns the writes that add some, and those
     /// that remove some.
     pub(super) fn set_ranges(
@@ -119,6 +145,9 @@ impl Programmed {
         let known = self.prefixes.remove(&owner).unwrap_or_default();
         let change = |present| move |&range| Change::Prefix { owner, range, present };
         let new = wanted.difference(&known).map(change(true)).collect();
+        for range in known.difference(&wanted) {
+            self.leaving[family(range.addr())] += 1;
+        }
         let gone = known.difference(&wanted).map(change(false)).collect();
         if !wanted.is_empty() {
             self.prefixes.insert(owner, wanted);
@@ -158,9 +187,9 @@ impl Programmed {
 
     /// Adds flags to a bucket, if it lacks any.
     pub(super) fn flag(&mut self, bucket: u32, flags: u8) -> Option<Change> {
-        let known = self.filter.get_mut(bucket as usize)?;
-        let lacking = *known & flags != flags;
-        *known |= flags;
+        let word = self.filter.get_mut(bucket as usize / 8)?;
+        let lacking = filter::flags(*word, bucket) & flags != flags;
+        *word = filter::with_flags(*word, bucket, flags);
         lacking.then_some(Change::Filter { bucket, flags })
     }
 }

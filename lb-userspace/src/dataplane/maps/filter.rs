@@ -18,9 +18,9 @@ impl FilterTable {
         }
     }
 
-    /// The flags of a bucket.
-    pub fn flags(&self, bucket: u32) -> u8 {
-        self.0.load(bucket as usize / 8).map_or(0, |word| filter::flags(word, bucket))
+    /// Every word; each holds the flags of eight buckets.
+    pub fn words(&self) -> Vec<u64> {
+        self.0.load_all()
     }
 
     /// Adds flags to a bucket.

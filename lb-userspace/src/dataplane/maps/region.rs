@@ -93,6 +93,11 @@ impl Region {
         Some(copy)
     }
 
+    /// Every word.
+    pub(super) fn load_all(&self) -> Vec<u64> {
+        self.words().iter().map(|word| word.load(Ordering::Acquire)).collect()
+    }
+
     /// Stores one word after everything that was stored before. Says whether
     /// `index` is inside.
     #[must_use]

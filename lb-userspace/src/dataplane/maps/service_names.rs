@@ -21,6 +21,15 @@ impl NameTable {
             .map_err(|source| MapsError::Read { map: names::MAP_NAMES, source })
     }
 
+    /// The name of an id, if it has one.
+    pub fn get(&self, id: u32) -> Result<Option<ServiceName>, MapsError> {
+        match self.0.get(&id, 0) {
+            Ok(name) => Ok(Some(name)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(MapsError::Read { map: names::MAP_NAMES, source }),
+        }
+    }
+
     /// Adds or replaces the name of an id.
     pub fn insert(&mut self, id: u32, name: &ServiceName) -> Result<(), MapsError> {
         self.0.insert(id, name, 0).map_err(|source| MapsError::Write {

@@ -22,6 +22,11 @@ impl SlotTable {
         self.0.elements()
     }
 
+    /// Every word.
+    pub fn all(&self) -> Vec<u64> {
+        self.0.load_all()
+    }
+
     /// A word, or `None` past the end.
     pub fn word(&self, index: u32) -> Option<u64> {
         self.0.load(index as usize)

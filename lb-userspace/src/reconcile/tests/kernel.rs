@@ -4,7 +4,8 @@ use super::super::change::Change;
 use super::super::image::Image;
 use super::super::state::{Endpoint, endpoint_of};
 use crate::dataplane::maps::FrontendId;
-use lb_common::value::{backend_state, frontend_flag};
+use ipnet::IpNet;
+use lb_common::value::{backend_state, frontend_flag, frontend_kind, scope};
 use lb_common::{Backend, Frontend, RangeHeads, Segment, Service, filter};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,11 +17,11 @@ pub(super) fn kernel(services: usize, backends: usize, words: usize, frontends: 
         services: vec![Service::default(); services],
         backends: vec![Backend::default(); backends],
         slots: vec![0; words],
-        filter: vec![0; filter::BUCKETS as usize],
+        filter: vec![0; filter::WORDS as usize],
         frontends: vec![],
         frontend_capacity: [frontends; 2],
         prefixes: vec![],
-        prefix_capacity: [frontends; 2],
+        prefix_capacity: [frontends / 2; 2],
         heads: [RangeHeads::default(); 2],
     }
 }
@@ -28,7 +29,10 @@ pub(super) fn kernel(services: usize, backends: usize, words: usize, frontends: 
 /// What `write` does to the real maps.
 pub(super) fn write(kernel: &mut Image, change: &Change) {
     match change {
-        Change::Filter { bucket, flags } => kernel.filter[*bucket as usize] |= flags,
+        Change::Filter { bucket, flags } => {
+            let word = &mut kernel.filter[*bucket as usize / 8];
+            *word = filter::with_flags(*word, *bucket, *flags);
+        }
         Change::Name { service, name } => {
             kernel.names.retain(|(id, _)| id != service);
             kernel.names.extend(name.as_ref().map(|name| (*service, name.0)));
@@ -53,6 +57,10 @@ pub(super) fn write(kernel: &mut Image, change: &Change) {
         Change::Prefix { owner, range, present } => {
             kernel.prefixes.retain(|known| known != &(*owner, *range));
             kernel.prefixes.extend(present.then_some((*owner, *range)));
+            let of_family =
+                |(_, other): &&(u32, IpNet)| other.addr().is_ipv4() == range.addr().is_ipv4();
+            let count = kernel.prefixes.iter().filter(of_family).count();
+            assert!(count <= kernel.prefix_capacity[0] as usize, "a map overflowed");
         }
         Change::Heads { family, heads } => kernel.heads[*family] = *heads,
         Change::Frontend { id, row } => {
@@ -61,6 +69,47 @@ pub(super) fn write(kernel: &mut Image, change: &Change) {
             let count = kernel.frontends.iter().filter(|(other, _)| other.family() == id.family());
             assert!(count.count() <= kernel.frontend_capacity[0] as usize, "a map overflowed");
         }
+    }
+}
+
+/// What the kernel holds in the middle of a write that is more than one store,
+/// in the order of `dataplane::maps`.
+pub(super) fn torn(kernel: &Image, change: &Change) -> Vec<Image> {
+    let with = |change: Change| {
+        let mut kernel = kernel.clone();
+        write(&mut kernel, &change);
+        kernel
+    };
+    match change {
+        Change::Backend { backend, row } => {
+            let mut half = kernel.backends[*backend as usize];
+            let mut halves = Vec::new();
+            let mut store = |half: &Backend| {
+                halves.push(with(Change::Backend { backend: *backend, row: *half }));
+            };
+            half.addr[..2].copy_from_slice(&row.addr[..2]);
+            store(&half);
+            half.addr = row.addr;
+            store(&half);
+            (half.service, half.scopes) = (row.service, row.scopes);
+            (half.reason, half.weight) = (row.reason, row.weight);
+            store(&half);
+            halves
+        }
+        Change::Slots { word, backends } => (1..backends.chunks(2).len())
+            .map(|words| {
+                with(Change::Slots { word: *word, backends: backends[..words * 2].into() })
+            })
+            .collect(),
+        Change::Filter { .. }
+        | Change::Name { .. }
+        | Change::ClearServiceTraffic(_)
+        | Change::ClearBackendTraffic(_)
+        | Change::Header { .. }
+        | Change::Segment { .. }
+        | Change::Prefix { .. }
+        | Change::Heads { .. }
+        | Change::Frontend { .. } => Vec::new(),
     }
 }
 
@@ -75,13 +124,34 @@ pub(super) struct View {
     pub(super) sets: BTreeMap<(u32, usize), Set>,
 }
 
+impl View {
+    /// The backends that a client gets at a frontend with this row: a pod of
+    /// this node, or somebody else.
+    pub(super) fn answers(&self, id: &FrontendId, row: Frontend, local: bool) -> Set {
+        let anywhere = local && row.kind != frontend_kind::CLUSTER_IP;
+        let scope = if anywhere { scope::CLUSTER } else { row.scope };
+        let index = Service::segment_index(id.family(), scope);
+        self.sets.get(&(row.service, index)).cloned().unwrap_or_default()
+    }
+
+    /// Whose these frontends are.
+    pub(super) fn ports(&self, which: impl Fn(&FrontendId) -> bool) -> BTreeSet<u32> {
+        let ports = self.frontends.iter().filter(|(id, _)| !id.is_address() && which(id));
+        ports.map(|(_, row)| row.service).collect()
+    }
+}
+
 /// Follows every path that a packet can take, and checks each row on it.
 pub(super) fn view(kernel: &Image) -> View {
     let frontends: BTreeMap<_, _> = kernel.frontends.iter().copied().collect();
     let mut sets = BTreeMap::new();
     for (id, row) in &frontends {
         let service = kernel.services[row.service as usize];
-        let flags = |bucket: u32| kernel.filter[bucket as usize];
+        // A kernel without a filter looks everywhere.
+        let flags = |bucket: u32| {
+            let word = kernel.filter.get(bucket as usize / 8);
+            word.map_or(u8::MAX, |word| filter::flags(*word, bucket))
+        };
         if id.is_address() {
             let bucket = super::super::state::address_bucket(id.addr);
             assert_ne!(flags(bucket) & filter::SERVICE_ADDR, 0, "{id} is not in the filter");

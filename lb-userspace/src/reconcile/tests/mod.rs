@@ -2,8 +2,10 @@
 //! an agent that dies between any two writes.
 
 mod cidrs;
+mod crash;
 mod keep;
 mod kernel;
+mod meaning;
 mod weigh;
 
 use super::adopt::adopt;
@@ -17,6 +19,7 @@ use crate::desired::{
     Desired, DesiredBackend, DesiredService, Policy, Protocol, Scope, ServicePortKey, Takes,
 };
 use kernel::{Travellers, View, kernel, view, write};
+use lb_common::Frontend;
 use lb_common::key::place;
 use lb_common::value::backend_state;
 use proptest::prelude::*;
@@ -112,6 +115,8 @@ impl World {
             write(&mut finished, change);
         }
         let after = view(&finished);
+        let is_full =
+            (0..2).any(|v6| both(&before, &after, v6) > self.kernel.frontend_capacity[v6]);
         self.travellers.depart(&self.kernel, self.now);
         for change in changes.iter().take(count) {
             if matches!(change, Change::Segment { .. }) {
@@ -119,7 +124,7 @@ impl World {
             }
             write(&mut self.kernel, change);
             self.travellers.check(&self.kernel, self.now);
-            complete(&view(&self.kernel), &before, &after);
+            complete(&view(&self.kernel), &before, &after, is_full);
         }
     }
 
@@ -142,12 +147,30 @@ fn essence(programmed: &Programmed) -> Programmed {
     programmed
 }
 
+/// How many frontends of a family two states have together.
+fn both(before: &View, after: &View, family: usize) -> u32 {
+    let ids: BTreeSet<_> = before.frontends.keys().chain(after.frontends.keys()).collect();
+    u32::try_from(ids.iter().filter(|id| id.family() == family).count()).unwrap()
+}
+
 /// A packet finds complete sets: those from before, or those from after.
-fn complete(now: &View, before: &View, after: &View) {
+fn complete(now: &View, before: &View, after: &View, is_full: bool) {
     for (id, old) in &before.frontends {
         let Some(new) = after.frontends.get(id) else { continue };
         let Some(found) = now.frontends.get(id) else { panic!("{id} vanished for a moment") };
         assert!(found == old || found == new, "{id} leads elsewhere for a moment");
+        for local in [false, true] {
+            let answers = |view: &View, row: &Frontend| !view.answers(id, *row, local).is_empty();
+            let always = answers(before, old) && answers(after, new);
+            assert!(answers(now, found) || !always, "nobody answers at {id} for a moment");
+        }
+    }
+    // Who is somewhere before and after is so at any time, if there is a place
+    // for it to go that was nobody's.
+    let fresh = |view: &View| view.ports(|id| !before.frontends.contains_key(id));
+    for service in before.ports(|_| true).intersection(&fresh(after)) {
+        let found = now.ports(|_| true).contains(service);
+        assert!(found || is_full, "service {service} is nowhere for a moment");
     }
     for (id, row) in &now.frontends {
         let known = before.frontends.contains_key(id) || after.frontends.contains_key(id);
