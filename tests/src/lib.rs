@@ -23,6 +23,7 @@ pub mod scale;
 pub mod sctp;
 pub mod server;
 pub mod stack;
+pub mod streams;
 pub mod topology;
 pub mod traffic;
 pub mod tunnel;
