@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod deadline;
 pub mod fragments;
 pub mod http;
+pub mod interrupt;
 pub mod ip;
 pub mod manifest;
 pub mod model;

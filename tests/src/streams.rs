@@ -11,10 +11,13 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// How long an answer may take on a machine that has much else to do: a request
+/// that is lost for good is found all the same.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How long a datagram's echo may take before it is sent again.
-const ECHO: Duration = Duration::from_millis(700);
+const ECHO: Duration = Duration::from_millis(2500);
 /// How often a datagram is sent at most.
-const TRIES: u32 = 4;
+const TRIES: u32 = 6;
 
 /// A connection, or a flow of datagrams.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ impl Stream {
     /// Opens one. Of UDP, nothing is sent yet.
     pub fn open(kind: Kind, to: SocketAddr) -> io::Result<Self> {
         let wire = match kind {
-            Kind::Http => Wire::Tcp(Connection::open(to)?),
+            Kind::Http => Wire::Tcp(Connection::open_within(PATIENCE, to)?),
             Kind::Udp => {
                 let datagrams = Datagrams::open(to)?;
                 datagrams.patience(ECHO)?;

@@ -142,8 +142,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut report = Report::new(Arc::clone(&status));
     let (options, warning) = hook_options(&config);
     report.set_lasting_warnings(warning);
-    let Place { hooks, socket, listener, healthz } =
-        Place::take(&config, &options, &source).await?;
+    let Place { hooks, socket, listener, healthz } = Place::take(&config, &options).await?;
     let sync_duration = metrics::sync_duration();
     let health = Arc::new(ProxyHealth::default());
     let mut node = Node::open(&config, source, hooks, report, sync_duration.clone(), &health)?;
@@ -188,15 +187,11 @@ struct Place {
 
 impl Place {
     /// Takes it, from the agent that has it if that is to be replaced.
-    async fn take(
-        config: &Config,
-        options: &HookOptions,
-        source: &Source,
-    ) -> Result<Self, AgentError> {
+    async fn take(config: &Config, options: &HookOptions) -> Result<Self, AgentError> {
         if config.takeover
             && let Some(incumbent) = Incumbent::find(&options.pin_dir, &config.socket)?
         {
-            let (hooks, socket) = incumbent.replace(config, options, source.network()).await?;
+            let (hooks, socket) = incumbent.replace(config, options).await?;
             let listener = metrics_listener(config.metrics).await?;
             return Ok(Self { hooks, socket, listener, healthz: Healthz::listen(config.healthz)? });
         }

@@ -27,28 +27,21 @@ use tokio::sync::mpsc;
 /// How soon something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// The manifests and the network, read once.
+/// The manifests, read once.
 pub(super) struct Source {
     manifests: ManifestDir,
     changes: mpsc::Receiver<()>,
     snapshot: Snapshot,
-    network: NetworkWatcher,
 }
 
 impl Source {
-    /// Reads both: nothing else is touched before that worked.
+    /// Reads the manifests: nothing else is touched before that worked.
     pub(super) fn open(config: &Config) -> Result<Self, AgentError> {
         let mut manifests = ManifestDir::new(&config.manifests);
         // Watching begins before reading, so that no change falls in between.
         let changes = manifests.watch()?;
         let snapshot = manifests.load()?;
-        let network = NetworkWatcher::new(config.network.clone())?;
-        Ok(Self { manifests, changes, snapshot, network })
-    }
-
-    /// The network as it was read.
-    pub(super) const fn network(&self) -> &NetworkState {
-        self.network.state()
+        Ok(Self { manifests, changes, snapshot })
     }
 }
 
@@ -92,7 +85,7 @@ enum Event {
 }
 
 impl Node {
-    /// Takes what is in force, and brings it up to date.
+    /// Reads the network, takes what is in force, and brings it up to date.
     pub(super) fn open(
         config: &Config,
         source: Source,
@@ -101,6 +94,7 @@ impl Node {
         sync_duration: Histogram,
         health: &Arc<ProxyHealth>,
     ) -> Result<Self, AgentError> {
+        let network = NetworkWatcher::new(config.network.clone())?;
         report.set_agent(agent_info(config));
         if let Some(complaint) = config.behaviour.complaint() {
             tracing::warn!("{complaint}");
@@ -116,7 +110,7 @@ impl Node {
         let mut node = Self {
             manifests: source.manifests,
             manifest_changes: source.changes,
-            network: source.network,
+            network,
             programmer,
             hooks,
             stale: StaleSockets::default(),
@@ -140,12 +134,29 @@ impl Node {
         node.programmer.hold();
         node.take(&source.snapshot);
         drop(source.snapshot);
+        node.catch_up();
         node.facts = node.look();
         node.apply();
         node.attach();
         node.serve_sockets(pin_dir)?;
         memory::give_back();
         Ok(node)
+    }
+
+    /// Takes what has changed since the manifests were read, before anything is
+    /// put in force: the kernel needs a while to check programs, and meanwhile an
+    /// agent that is replaced may have put newer manifests in force than those.
+    fn catch_up(&mut self) {
+        match self.manifests.load() {
+            Ok(snapshot) if snapshot.changed => {
+                self.take(&snapshot);
+            }
+            Ok(_unchanged) => {}
+            Err(error) => {
+                self.report.set_source_error(Some(error.to_string()));
+                self.retry_in(RETRY);
+            }
+        }
     }
 
     /// Follows every change. Returns only if that is no longer possible.

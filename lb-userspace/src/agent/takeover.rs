@@ -8,7 +8,7 @@ use super::socket::{StatusSocket, listener_of};
 use super::{AgentError, Config};
 use crate::cli::ListenAddress;
 use crate::dataplane::{DataplaneError, Holder, HookOptions, Hooks, PinDir, Rehearsal};
-use crate::netlink::NetworkState;
+use crate::netlink::snapshot;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use std::io::{self, ErrorKind};
@@ -124,11 +124,10 @@ impl Incumbent {
         self,
         config: &Config,
         options: &HookOptions,
-        network: &NetworkState,
     ) -> Result<(Hooks, StatusSocket), AgentError> {
         let socket = StatusSocket::bind_beside(&config.socket)?;
         self.check_addresses(config)?;
-        let rehearsal = Rehearsal::new(options, network)?;
+        let rehearsal = Rehearsal::new(options, &snapshot(&config.network)?)?;
         let begin = Instant::now();
         tracing::info!(
             "everything is ready: asking the agent at work, process {}, to end",
