@@ -2,7 +2,7 @@
 //! sentence that says why not, with the old one still at work.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use lb_tests::agent::{Agent, metric};
+use lb_tests::agent::{Agent, SOCKETS, metric};
 use lb_tests::client::Connection;
 use lb_tests::cluster::{Cluster, Setup};
 use lb_tests::deadline;
@@ -80,6 +80,36 @@ fn a_new_agent_takes_the_place_of_the_old_one() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn what_the_old_agent_still_puts_in_force_stays() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let mut cluster = cluster(Setup::tc(Wiring::Routed))?;
+    let mut agent = cluster.agents.remove(0);
+    let beside = format!("{}.sock.", cluster.node(0).netns.name());
+    let pod = &cluster.pod(0, 0).netns;
+    let to = web().http_addresses()[0];
+    std::thread::scope(|scope| {
+        let takeover = scope.spawn(|| agent.take_over());
+        deadline::until("the new agent to have read its manifests", LIMIT, || {
+            let mut sockets = std::fs::read_dir(SOCKETS).ok()?.flatten();
+            sockets.find(|file| file.file_name().to_string_lossy().starts_with(&beside))
+        })?;
+        let one = &cluster.topology.nodes[0];
+        cluster.publish(&[web().endpoint(one, &one.pods[1])])?;
+        deadline::until_ok("the change by the old agent", LIMIT, || {
+            Tally::of(pod, Kind::Http, to, 1)?.expect(&["pod-1b"])
+        })?;
+        // From here on, never again another backend.
+        while !takeover.is_finished() {
+            Tally::of(pod, Kind::Http, to, 20)?.expect(&["pod-1b"])?;
+        }
+        takeover.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    Tally::of(pod, Kind::Http, to, 20)?.expect(&["pod-1b"])
+}
+
 /// Runs `lb agent` on the pins of another, to its end.
 fn try_start(cluster: &Cluster, manifests: &Path, more: &[&str]) -> Result<Output> {
     let (agent, netns) = (&cluster.agents[0], &cluster.node(0).netns);
@@ -118,7 +148,7 @@ fn an_agent_that_can_not_start_leaves_the_old_one_at_work() -> Result<()> {
     }
     drop(foreign);
     ensure!(agent.programs()? == programs, "the links have other programs");
-    let sockets = std::fs::read_dir("/run/lb")?.flatten();
+    let sockets = std::fs::read_dir(SOCKETS)?.flatten();
     let left = sockets.filter(|file| {
         file.file_name().as_encoded_bytes().starts_with(cluster.node(0).netns.name().as_bytes())
     });
