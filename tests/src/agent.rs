@@ -2,16 +2,18 @@
 //! `lb` beside it.
 
 use crate::client::Connection;
-use crate::deadline::patient;
+use crate::deadline::{self, patient};
+use crate::ip;
 use crate::netns::Namespace;
 use crate::process::{Process, binary};
 use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -121,6 +123,64 @@ impl Agent {
 
     /// Starts the process, after [`Agent::terminate`] or [`Agent::kill`].
     pub fn run(&mut self) -> Result<()> {
+        self.process = Some(self.spawn(&[])?);
+        Ok(())
+    }
+
+    /// Starts another process in the place of the one that runs, and waits until
+    /// that has ended and the new one is healthy.
+    pub fn take_over(&mut self) -> Result<()> {
+        let mut new = self.spawn(&["--takeover"])?;
+        if let Some(old) = &mut self.process {
+            let ended = deadline::until("an agent to be replaced", patient(LIMIT), || {
+                old.ended().map(Ok).or_else(|| new.ended().map(Err))
+            });
+            match ended? {
+                Ok(status) if status.success() => {}
+                Ok(status) => bail!("the agent of {} ended with {status}", self.node),
+                Err(status) => bail!(
+                    "the agent that was to replace the one of {} ended with {status}: {}",
+                    self.node,
+                    std::fs::read_to_string(self.log()).unwrap_or_default()
+                ),
+            }
+        }
+        self.process = Some(new);
+        self.ready()
+    }
+
+    /// Sends the process a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().context("the agent does not run")?.signal(signal)
+    }
+
+    /// How the process ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut()?.ended()
+    }
+
+    /// The process, if it was started.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::id)
+    }
+
+    /// The id of the program that each pinned link runs, by the pin's name.
+    pub fn programs(&self) -> Result<BTreeMap<String, u64>> {
+        let links = self.pin_dir.join("links");
+        let entries = std::fs::read_dir(&links).with_context(|| links.display().to_string())?;
+        let mut programs = BTreeMap::new();
+        for entry in entries {
+            let path = entry?.path();
+            let pin = path.to_str().context("a pin that is not UTF-8")?;
+            let link = ip::command("bpftool", &["-j", "link", "show", "pinned", pin])?;
+            let link: Value = serde_json::from_str(&link)?;
+            let id = link["prog_id"].as_u64().with_context(|| format!("{pin} is {link}"))?;
+            programs.insert(pin.rsplit('/').next().unwrap_or(pin).to_owned(), id);
+        }
+        Ok(programs)
+    }
+
+    fn spawn(&self, more: &[&str]) -> Result<Process> {
         let path = self.log();
         let log = File::options().create(true).append(true).open(&path);
         let log = log.with_context(|| format!("open {}", path.display()))?;
@@ -131,11 +191,11 @@ impl Agent {
             .args(["--node-name", &self.node])
             .args(["--xdp", self.options.xdp, "--tc", self.options.tc])
             .args(self.options.more)
+            .args(more)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share the log")?)
             .stderr(log);
-        self.process = Some(Process::start(&mut command)?);
-        Ok(())
+        Process::start(&mut command)
     }
 
     /// Waits until it is healthy.

@@ -39,6 +39,13 @@ impl Connection {
         Self::new(TcpStream::connect_timeout(&to, PATIENCE)?, to)
     }
 
+    /// Connects, with another limit for that and for answers.
+    pub fn open_within(limit: Duration, to: SocketAddr) -> io::Result<Self> {
+        let connection = Self::new(TcpStream::connect_timeout(&to, limit)?, to)?;
+        connection.stream.set_read_timeout(Some(limit))?;
+        Ok(connection)
+    }
+
     /// Connects from a given port.
     pub fn open_from(port: u16, to: SocketAddr) -> io::Result<Self> {
         when_free(|| Self::try_open_from(port, to))

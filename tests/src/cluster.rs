@@ -25,7 +25,7 @@ impl Setup {
     /// Two pods a node, programs at TC only.
     pub const fn tc(wiring: Wiring) -> Self {
         Self {
-            plan: Plan { wiring, pods: 2, offload: true, naming: Naming::Unique },
+            plan: Plan { wiring, nodes: 2, pods: 2, offload: true, naming: Naming::Unique },
             agent: Options { xdp: "off", tc: "auto", more: &[] },
         }
     }
@@ -33,7 +33,7 @@ impl Setup {
     /// Two pods a node, with XDP on the uplinks.
     pub const fn xdp(wiring: Wiring, mode: &'static str) -> Self {
         Self {
-            plan: Plan { wiring, pods: 2, offload: false, naming: Naming::Unique },
+            plan: Plan { wiring, nodes: 2, pods: 2, offload: false, naming: Naming::Unique },
             agent: Options { xdp: mode, tc: "auto", more: &[] },
         }
     }

@@ -2,6 +2,7 @@
 //! flowing until they must not.
 
 use anyhow::{Context as _, Result, ensure};
+use lb_tests::agent::Agent;
 use lb_tests::client::Connection;
 use lb_tests::cluster::{Cluster, Setup};
 use lb_tests::manifest::Service;
@@ -10,9 +11,7 @@ use lb_tests::privilege::root_or_skip;
 use lb_tests::topology::Wiring;
 use lb_tests::traffic::{Kind, Load, Tally};
 use lb_tests::{deadline, ip};
-use serde_json::Value;
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 fn web() -> Service {
@@ -121,7 +120,7 @@ fn cleanup_leaves_nothing_behind() -> Result<()> {
         let mut cluster = Cluster::new(setup, |topology| vec![web().endpoints(topology.pods())])?;
         let mut agent = cluster.agents.remove(0);
         let netns = &cluster.node(0).netns;
-        let ids = program_ids(netns, agent.pin_dir())?;
+        let ids = program_ids(netns, &agent)?;
         ensure!(ids.len() >= 2, "bpftool sees too few of our programs: {ids:?}");
         agent.terminate()?;
         agent.cleanup()?;
@@ -148,14 +147,8 @@ fn cleanup_leaves_nothing_behind() -> Result<()> {
 }
 
 /// The programs that are attached, by pinned links and by what bpftool sees.
-fn program_ids(netns: &Namespace, pin_dir: &Path) -> Result<BTreeSet<String>> {
-    let mut ids = BTreeSet::new();
-    for entry in std::fs::read_dir(pin_dir.join("links"))? {
-        let path = entry?.path();
-        let path = path.to_str().context("a pin that is not UTF-8")?;
-        let link = ip::command("bpftool", &["-j", "link", "show", "pinned", path])?;
-        ids.insert(serde_json::from_str::<Value>(&link)?["prog_id"].to_string());
-    }
+fn program_ids(netns: &Namespace, agent: &Agent) -> Result<BTreeSet<String>> {
+    let mut ids: BTreeSet<_> = agent.programs()?.values().map(u64::to_string).collect();
     let attached = netns.output("bpftool", &["net"])?;
     let words: Vec<&str> = attached.split_whitespace().collect();
     ids.extend(words.windows(2).filter(|pair| pair[0] == "id").map(|pair| pair[1].to_owned()));

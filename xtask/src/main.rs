@@ -16,6 +16,7 @@ mod fuzz;
 mod kernels;
 mod setup;
 mod shell;
+mod soak;
 mod stage;
 mod test;
 
@@ -38,6 +39,8 @@ enum Command {
     Demo(demo::Options),
     /// Measure how well each load-balancing policy keeps what it promises
     Balance,
+    /// Kill, replace and stop agents under load for a while, and judge every answer
+    Soak(soak::Options),
     /// Run every check: format, lints, documentation, tests with and without root, fuzzing
     Test(test::Options),
     /// Load and run the programs on Debian's kernels too, in virtual machines
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::run(setup::Purpose::Tests),
         Command::Demo(options) => demo::run(&options),
         Command::Balance => balance::run(),
+        Command::Soak(options) => soak::run(&options),
         Command::Test(options) => test::run(&options),
         Command::TestKernels(options) => kernels::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),

@@ -9,27 +9,31 @@ mod http;
 mod memory;
 mod metrics;
 mod node;
+mod pidfd;
 mod report;
 mod socket;
 mod stale;
 mod status;
 mod sysctl;
+mod takeover;
 
 pub(crate) use socket::remove_stale_socket;
 pub use socket::{SocketError, ask};
 pub(crate) use status::unix_now;
 pub use status::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SocketInfo, SyncInfo};
+pub use takeover::TakeoverError;
 
 use crate::cli::{BehaviourArgs, ListenAddress};
 use crate::dataplane::maps::{MapsError, costs};
-use crate::dataplane::{DataplaneError, HookOptions};
+use crate::dataplane::{DataplaneError, HookOptions, Hooks, RehearsalError};
 use crate::desired::CompileOptions;
 use crate::netlink::{NetlinkError, WatchOptions};
 use crate::source::SourceError;
 use aging::{Aging, AgingMetrics};
 use health::{Healthz, ProxyHealth};
-use node::{Node, Source};
+use node::{Node, Source, hook_options};
 use prometheus_client::metrics::histogram::Histogram;
+use report::Report;
 use socket::StatusSocket;
 use status::SharedStatus;
 use std::io;
@@ -37,6 +41,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use takeover::Incumbent;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -63,6 +68,8 @@ pub struct Config {
     pub snat_ports_given: bool,
     /// The status socket.
     pub socket: PathBuf,
+    /// Whether an agent that uses the pin directory is replaced.
+    pub takeover: bool,
     /// Where metrics are served, if the user said so.
     pub metrics: Option<ListenAddress>,
     /// Where the agent's own health is told, if the user said so.
@@ -81,6 +88,12 @@ pub enum AgentError {
     /// The maps can't be opened.
     #[error(transparent)]
     Maps(Box<MapsError>),
+    /// An agent is to be replaced, and this one could not start.
+    #[error(transparent)]
+    Rehearsal(#[from] RehearsalError),
+    /// An agent can't be replaced.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// The network can't be followed.
     #[error(transparent)]
     Network(#[from] NetlinkError),
@@ -126,13 +139,13 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut signals = Signals::new().map_err(AgentError::Signal)?;
     let source = Source::open(&config)?;
     let status = Arc::new(SharedStatus::default());
+    let mut report = Report::new(Arc::clone(&status));
+    let (options, warning) = hook_options(&config);
+    report.set_lasting_warnings(warning);
+    let Place { hooks, socket, listener, healthz } = Place::take(&config, &options).await?;
     let sync_duration = metrics::sync_duration();
-    let socket = StatusSocket::bind(&config.socket)?;
-    let listener = metrics_listener(config.metrics).await?;
-    let healthz = Healthz::listen(config.healthz)?;
     let health = Arc::new(ProxyHealth::default());
-    let mut node =
-        Node::open(&config, source, Arc::clone(&status), sync_duration.clone(), &health)?;
+    let mut node = Node::open(&config, source, hooks, report, sync_duration.clone(), &health)?;
     tell_costs(&config.hooks.pin_dir)?;
     let aging = AgingMetrics::new();
     let _aging = Aging::start(&config.hooks.pin_dir, aging.clone())?;
@@ -162,6 +175,31 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         tracing::debug!("the status socket ended early");
     }
     result
+}
+
+/// What only one agent can have: the pins, and where it answers.
+struct Place {
+    hooks: Hooks,
+    socket: StatusSocket,
+    listener: Option<TcpListener>,
+    healthz: Option<Healthz>,
+}
+
+impl Place {
+    /// Takes it, from the agent that has it if that is to be replaced.
+    async fn take(config: &Config, options: &HookOptions) -> Result<Self, AgentError> {
+        if config.takeover
+            && let Some(incumbent) = Incumbent::find(&options.pin_dir, &config.socket)?
+        {
+            let (hooks, socket) = incumbent.replace(config, options).await?;
+            let listener = metrics_listener(config.metrics).await?;
+            return Ok(Self { hooks, socket, listener, healthz: Healthz::listen(config.healthz)? });
+        }
+        let socket = StatusSocket::bind(&config.socket)?;
+        let listener = metrics_listener(config.metrics).await?;
+        let healthz = Healthz::listen(config.healthz)?;
+        Ok(Self { hooks: Hooks::open(options)?, socket, listener, healthz })
+    }
 }
 
 /// A port that is taken ends the agent only where the user named it.

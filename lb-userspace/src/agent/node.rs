@@ -5,7 +5,7 @@ use super::health::{HealthPorts, ProxyHealth};
 use super::memory;
 use super::report::Report;
 use super::stale::StaleSockets;
-use super::status::{SharedStatus, SyncInfo, unix_now};
+use super::status::{SyncInfo, unix_now};
 use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, sysctl};
 use crate::cli::BehaviourArgs;
 use crate::dataplane::{HookOptions, Hooks};
@@ -85,32 +85,26 @@ enum Event {
 }
 
 impl Node {
-    /// Reads the network, opens the data plane and brings it up to date.
+    /// Reads the network, takes what is in force, and brings it up to date.
     pub(super) fn open(
         config: &Config,
         source: Source,
-        status: Arc<SharedStatus>,
+        hooks: Hooks,
+        report: Report,
         sync_duration: Histogram,
         health: &Arc<ProxyHealth>,
     ) -> Result<Self, AgentError> {
         let network = NetworkWatcher::new(config.network.clone())?;
-        let mut report = Report::new(status);
         report.set_agent(agent_info(config));
-        let mut options = config.hooks.clone();
-        if !config.snat_ports_given {
-            let (ports, warning) = sysctl::snat_ports();
-            options.snat_ports = ports;
-            report.set_lasting_warnings(warning);
-        }
         if let Some(complaint) = config.behaviour.complaint() {
             tracing::warn!("{complaint}");
         }
-        let hooks = Hooks::open(&options)?;
-        let programmer = Programmer::open(&options.pin_dir, Instant::now())?;
+        let pin_dir = &config.hooks.pin_dir;
+        let programmer = Programmer::open(pin_dir, Instant::now())?;
         tracing::info!(
             "agent {} on {}: {} Service ports found in force",
             env!("CARGO_PKG_VERSION"),
-            options.pin_dir.display(),
+            pin_dir.display(),
             programmer.services()
         );
         let mut node = Self {
@@ -140,12 +134,29 @@ impl Node {
         node.programmer.hold();
         node.take(&source.snapshot);
         drop(source.snapshot);
+        node.catch_up();
         node.facts = node.look();
         node.apply();
         node.attach();
-        node.serve_sockets(&options)?;
+        node.serve_sockets(pin_dir)?;
         memory::give_back();
         Ok(node)
+    }
+
+    /// Takes what has changed since the manifests were read, before anything is
+    /// put in force: the kernel needs a while to check programs, and meanwhile an
+    /// agent that is replaced may have put newer manifests in force than those.
+    fn catch_up(&mut self) {
+        match self.manifests.load() {
+            Ok(snapshot) if snapshot.changed => {
+                self.take(&snapshot);
+            }
+            Ok(_unchanged) => {}
+            Err(error) => {
+                self.report.set_source_error(Some(error.to_string()));
+                self.retry_in(RETRY);
+            }
+        }
     }
 
     /// Follows every change. Returns only if that is no longer possible.
@@ -314,10 +325,10 @@ impl Node {
 
     /// Attaches to the calls of sockets, now that there is something to answer
     /// them with.
-    fn serve_sockets(&mut self, options: &HookOptions) -> Result<(), AgentError> {
+    fn serve_sockets(&mut self, pin_dir: &Path) -> Result<(), AgentError> {
         let sockets = self.hooks.attach_sockets();
         if sockets.cgroup.is_some() {
-            self.stale.serve(&options.pin_dir, &mut self.report)?;
+            self.stale.serve(pin_dir, &mut self.report)?;
         }
         self.report.set_sockets(sockets.into());
         Ok(())
@@ -350,6 +361,17 @@ impl Node {
         let at = Instant::now() + wait;
         self.retry = Some(self.retry.map_or(at, |earlier| earlier.min(at)));
     }
+}
+
+/// How the data plane is set up, with source ports chosen where the user named
+/// none; and what to mind about those.
+pub(super) fn hook_options(config: &Config) -> (HookOptions, Option<String>) {
+    let mut options = config.hooks.clone();
+    let mut warning = None;
+    if !config.snat_ports_given {
+        (options.snat_ports, warning) = sysctl::snat_ports();
+    }
+    (options, warning)
 }
 
 fn agent_info(config: &Config) -> AgentInfo {

@@ -1,6 +1,7 @@
 //! The agent's socket: whoever connects gets the status as JSON.
 
 use super::status::{AgentStatus, SharedStatus};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub enum SocketError {
     /// Another agent answers there.
     #[error(
-        "an agent already answers on {}: stop it, or give this one its own --pin-dir or --socket",
+        "an agent already answers on {}: stop it, replace it with --takeover, or give this one its own --pin-dir or --socket",
         .path.display()
     )]
     InUse {
@@ -95,6 +96,22 @@ impl StatusSocket {
         Ok(Self { path: path.to_path_buf(), listener })
     }
 
+    /// Makes the socket under another name in the same directory, for
+    /// [`StatusSocket::install`] when nobody answers on this one any more.
+    pub(super) fn bind_beside(path: &Path) -> Result<Self, SocketError> {
+        let mut beside = path.as_os_str().to_os_string();
+        beside.push(format!(".{}", std::process::id()));
+        Self::bind(Path::new(&beside))
+    }
+
+    /// Gives the socket its name, whatever has it.
+    pub(super) fn install(mut self, path: &Path) -> Result<Self, SocketError> {
+        let make = |source| SocketError::Make { path: path.to_path_buf(), source };
+        fs::rename(&self.path, path).map_err(make)?;
+        self.path = path.to_path_buf();
+        Ok(self)
+    }
+
     /// Answers for ever.
     pub(super) async fn serve(self, status: Arc<SharedStatus>) {
         loop {
@@ -132,6 +149,19 @@ pub(crate) fn remove_stale_socket(path: &Path) {
     if is_socket && UnixStream::connect(path).is_err() && fs::remove_file(path).is_err() {
         tracing::debug!("{} can't be removed", path.display());
     }
+}
+
+/// The process that listens on a socket, as the kernel knows it, and what it
+/// answers.
+pub(super) fn listener_of(path: &Path) -> (Option<u32>, Vec<u8>) {
+    let Ok(mut stream) = UnixStream::connect(path) else { return (None, Vec::new()) };
+    let owner = getsockopt(&stream, PeerCredentials).ok();
+    let mut answer = Vec::new();
+    let asked = stream.set_read_timeout(Some(PATIENCE));
+    if let Err(error) = asked.and_then(|()| stream.read_to_end(&mut answer)) {
+        tracing::debug!("who listens on {} does not answer: {error}", path.display());
+    }
+    (owner.and_then(|owner| owner.pid().try_into().ok()), answer)
 }
 
 /// Asks the agent for its status.
@@ -183,9 +213,32 @@ mod tests {
         let asked = path.clone();
         let answer = tokio::task::spawn_blocking(move || ask(&asked)).await.unwrap().unwrap();
         assert_eq!(answer, status.get());
+        let asked = path.clone();
+        let (owner, told) = tokio::task::spawn_blocking(move || listener_of(&asked)).await.unwrap();
+        assert_eq!(owner, Some(std::process::id()));
+        assert_eq!(serde_json::from_slice::<AgentStatus>(&told).unwrap(), status.get());
         server.abort();
         assert!(server.await.unwrap_err().is_cancelled());
         assert!(!path.exists());
+        assert_eq!(listener_of(&path), (None, Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_made_beside_takes_the_name() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("lb.sock");
+        let old = StatusSocket::bind(&path).unwrap();
+        let beside = StatusSocket::bind_beside(&path).unwrap();
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
+        drop(old);
+        let new = beside.install(&path).unwrap();
+        assert!(UnixStream::connect(&path).is_ok());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        drop(new);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+        // One that is given up takes its file along.
+        drop(StatusSocket::bind_beside(&path).unwrap());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
     }
 
     #[tokio::test]

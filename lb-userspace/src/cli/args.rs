@@ -149,6 +149,12 @@ pub struct AgentArgs {
     /// Rows of the IPv6 flow table. A row takes 208 bytes [default: 131072, 26 MiB]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub flows_v6: Option<u32>,
+    /// Replace the agent that uses the pin directory, if one does
+    ///
+    /// It is asked to end only once this one has read its manifests and loaded its programs; if
+    /// that fails, it goes on. The programs are exchanged in place, and no packet meets none.
+    #[arg(long)]
+    pub takeover: bool,
     /// How Services behave.
     #[command(flatten)]
     pub behaviour: BehaviourArgs,

@@ -68,6 +68,7 @@ fn config(args: AgentArgs) -> Config {
         snat_ports_given,
         behaviour: args.behaviour,
         socket,
+        takeover: args.takeover,
         metrics: args.metrics_addr,
         healthz: args.healthz_addr,
     }

@@ -28,7 +28,7 @@ pub enum DataplaneError {
         pin_dir: PathBuf,
     },
     /// Another agent is at work.
-    #[error("another agent uses the pin directory {}: stop it first, or choose another --pin-dir", pin_dir.display())]
+    #[error("another agent uses the pin directory {}: stop it first, replace it with --takeover, or choose another --pin-dir", pin_dir.display())]
     InUse {
         /// The pin directory.
         pin_dir: PathBuf,

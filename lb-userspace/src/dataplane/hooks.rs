@@ -9,8 +9,8 @@ use super::pins::{LinkKey, PinLock};
 use super::rows::Rows;
 use super::xdp::{self, Plan};
 use super::{
-    DataplaneError, HookOptions, HookPoint, HookStatus, Mode, PinDir, SocketStatus, SyncReport,
-    TcPreference, abi, sockets, spec, teardown,
+    DataplaneError, HookOptions, HookPoint, HookStatus, Mode, PinDir, Rehearsal, SocketStatus,
+    SyncReport, TcPreference, abi, sockets, spec, teardown,
 };
 use crate::netlink::tc::Direction;
 use crate::netlink::{Link, NetworkState};
@@ -43,7 +43,7 @@ impl Hooks {
         pins.create()?;
         let lock = pins.lock()?;
         let fresh = abi::read(&pins)?.is_none();
-        let opened = Self::open_locked(options, pins.clone(), lock);
+        let opened = Self::open_locked(options, pins.clone(), lock, None);
         if opened.is_err() && fresh {
             // Half a set of maps would only be in the way of the next try.
             teardown::remove_directories(&pins);
@@ -51,15 +51,26 @@ impl Hooks {
         opened
     }
 
+    /// Goes on where another process ended, with programs that are loaded.
+    pub fn take_over(rehearsal: Rehearsal) -> Result<Self, DataplaneError> {
+        let Rehearsal { options, pins, programs } = rehearsal;
+        let lock = pins.lock()?;
+        Self::open_locked(&options, pins, lock, Some(programs))
+    }
+
     fn open_locked(
         options: &HookOptions,
         pins: PinDir,
         lock: PinLock,
+        loaded: Option<Programs>,
     ) -> Result<Self, DataplaneError> {
         let inherited = pins.pinned_links()?;
         claim(&pins, &inherited)?;
         spec::check(&pins, &options.sizes)?;
-        let mut programs = Programs::load(options, &pins)?;
+        let mut programs = match loaded {
+            Some(programs) => programs,
+            None => Programs::load(options, &pins)?,
+        };
         Ok(Self {
             options: options.clone(),
             rows: Rows::open(&pins)?,
@@ -293,9 +304,15 @@ impl Hooks {
     }
 }
 
-/// Takes the pins over, or refuses them: those of another version, and those
-/// that serve another network namespace right now.
+/// Takes the pins over, or refuses them.
 fn claim(pins: &PinDir, links: &[LinkKey]) -> Result<(), DataplaneError> {
+    check(pins, links)?;
+    abi::write(pins, abi::Abi::current())
+}
+
+/// Refuses pins of another version, and those that serve another network
+/// namespace right now.
+pub(super) fn check(pins: &PinDir, links: &[LinkKey]) -> Result<(), DataplaneError> {
     abi::check(pins)?;
     let current = abi::Abi::current();
     if let Some(found) = abi::read(pins)?
@@ -308,5 +325,5 @@ fn claim(pins: &PinDir, links: &[LinkKey]) -> Result<(), DataplaneError> {
             return Err(DataplaneError::OtherNamespace { pin_dir: pins.path().into() });
         }
     }
-    abi::write(pins, current)
+    Ok(())
 }

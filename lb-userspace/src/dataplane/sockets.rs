@@ -112,7 +112,8 @@ fn attach_one(
     Ok(())
 }
 
-fn is_live(pin: &Path) -> bool {
+/// Whether a call of sockets is served by this link.
+pub(super) fn is_live(pin: &Path) -> bool {
     attach::info(pin).is_some_and(|info| info.kind == LinkKind::Cgroup && info.index != 0)
 }
 

@@ -27,6 +27,12 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// Others, for a thread of its own.
+    #[must_use]
+    pub const fn fork(&mut self) -> Self {
+        Self(self.bits())
+    }
+
     /// A number below `end`.
     pub fn below(&mut self, end: usize) -> usize {
         let end = u64::try_from(end).expect("64 bits at most").max(1);

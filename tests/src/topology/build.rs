@@ -1,6 +1,6 @@
 //! Namespace by namespace: links, addresses, routes.
 
-use super::{Addresses, NODES, Node, Plan, Pod, Wiring};
+use super::{Addresses, Node, Plan, Pod, Wiring};
 use crate::netns::{Namespace, Naming};
 use anyhow::Result;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -59,7 +59,7 @@ pub(super) fn node(router: &Namespace, number: u8, plan: Plan) -> Result<Node> {
          route add default via 2001:db8:2::fe",
         addresses.v4, addresses.v6
     ));
-    for other in NODES.iter().filter(|other| **other != number) {
+    for other in (1..=plan.nodes).filter(|other| *other != number) {
         setup.extend(lines(&format!(
             "route add 10.244.{other}.0/24 via 192.0.2.{other}
              route add fd00:10:244:{other}::/64 via 2001:db8:2::{other}"

@@ -36,6 +36,8 @@ pub enum Wiring {
 pub struct Plan {
     /// How pods are connected.
     pub wiring: Wiring,
+    /// How many nodes.
+    pub nodes: u8,
     /// Pods of each node.
     pub pods: usize,
     /// Whether packets on the wire carry checksums that no one has completed,
@@ -86,6 +88,16 @@ pub struct Pod {
     pub outer_end: String,
 }
 
+impl Pod {
+    /// The node's addresses on the pod's wire.
+    pub fn gateways(&self) -> Addresses {
+        let [a, b, c, _] = self.addresses.v4.octets();
+        let mut v6 = self.addresses.v6.segments();
+        v6[7] = 1;
+        Addresses { v4: Ipv4Addr::new(a, b, c, 1), v6: v6.into() }
+    }
+}
+
 /// A node: a namespace that routes for its pods.
 #[derive(Debug)]
 pub struct Node {
@@ -115,8 +127,6 @@ pub struct Topology {
     far_ends: Vec<XdpPass>,
 }
 
-const NODES: [u8; 2] = [1, 2];
-
 impl Topology {
     /// Makes the namespaces, links, addresses and routes.
     pub fn new(plan: Plan) -> Result<Self> {
@@ -127,9 +137,8 @@ impl Topology {
             v4: Ipv4Addr::new(198, 51, 100, 10),
             v6: Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 0x10),
         };
-        let nodes = NODES
-            .iter()
-            .map(|number| build::node(&router, *number, plan))
+        let nodes = (1..=plan.nodes)
+            .map(|number| build::node(&router, number, plan))
             .collect::<Result<_>>()?;
         let mut topology =
             Self { client, client_addresses, router, nodes, plan, far_ends: Vec::new() };
@@ -169,7 +178,7 @@ impl Topology {
     /// take what XDP programs of nodes send back.
     fn make_fit_for_xdp(&mut self) -> Result<()> {
         let ends = self.nodes.iter().map(|node| (&node.netns, "eth0".to_owned()));
-        let ports: Vec<String> = NODES.iter().map(|number| format!("n{number}")).collect();
+        let ports: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
         let outside = [(&self.client, "eth0".to_owned()), (&self.router, "out".to_owned())];
         let far = ports.iter().map(|port| (&self.router, port.clone()));
         for (netns, device) in ends.chain(far).chain(outside) {
@@ -212,8 +221,13 @@ mod tests {
             return Ok(());
         }
         for wiring in [Wiring::Routed, Wiring::Bridged] {
-            let cluster =
-                Topology::new(Plan { wiring, pods: 2, offload: false, naming: Naming::Unique })?;
+            let cluster = Topology::new(Plan {
+                wiring,
+                nodes: 2,
+                pods: 2,
+                offload: false,
+                naming: Naming::Unique,
+            })?;
             let [first, second] = &cluster.nodes[..] else { panic!("two nodes") };
             for (from, to, netns) in [
                 (&first.pods[0].netns, second.pods[1].addresses, &second.pods[1].netns),

@@ -3,13 +3,13 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it is a show")]
 
-mod interrupt;
 mod report;
 mod scenarios;
 
 use anyhow::{Context as _, Result, bail};
 use lb_tests::agent::Options;
 use lb_tests::cluster::{Cluster, Setup};
+use lb_tests::interrupt;
 use lb_tests::netns::{self, Naming};
 use lb_tests::topology::{Plan, Wiring};
 use report::Report;
@@ -42,7 +42,7 @@ fn run(keep: bool) -> Result<bool> {
     netns::remove_all(NAMING);
     println!("cluster: two nodes with two pods each, a router, a client outside");
     let setup = Setup {
-        plan: Plan { wiring: Wiring::Routed, pods: 2, offload: false, naming: NAMING },
+        plan: Plan { wiring: Wiring::Routed, nodes: 2, pods: 2, offload: false, naming: NAMING },
         agent: Options { xdp: "native", tc: "auto", more: &[] },
     };
     let mut cluster = Cluster::new(setup, |topology| scenarios::services(topology).into())?;

@@ -1,7 +1,7 @@
 //! One line for each scenario: whether it held, and what was seen.
 
-use crate::interrupt;
 use anyhow::{Result, bail};
+use lb_tests::interrupt;
 use std::io::IsTerminal as _;
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM: noted, so that the demo ends between two scenarios and
+//! Ctrl-C and SIGTERM: noted, so that a program ends where it can and
 //! cleans up, instead of dying with everything left standing.
 
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
@@ -11,16 +11,16 @@ extern "C" fn note(_: i32) {
 }
 
 /// Notes the signals from now on.
-pub(crate) fn install() {
+pub fn install() {
     let action = SigAction::new(SigHandler::Handler(note), SaFlags::SA_RESTART, SigSet::empty());
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        // Should this fail, the signal ends the demo as it always would.
+        // Should this fail, the signal ends the program as it always would.
         // SAFETY: the handler stores to an atomic, which is async-signal-safe.
         let _ = unsafe { sigaction(signal, &action) };
     }
 }
 
 /// Whether one came.
-pub(crate) fn seen() -> bool {
+pub fn seen() -> bool {
     SEEN.load(Ordering::Relaxed)
 }
