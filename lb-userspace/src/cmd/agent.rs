@@ -1,6 +1,6 @@
 //! `lb agent`.
 
-use crate::agent::{Config, run as run_agent};
+use crate::agent::{self, Config};
 use crate::cli::AgentArgs;
 use crate::dataplane::{HookOptions, MapSizes};
 use crate::desired::CompileOptions;
@@ -13,12 +13,14 @@ use tracing_subscriber::EnvFilter;
 /// Runs the agent until it is told to end.
 pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     log_to_stderr();
+    let config = config(args);
+    agent::prepare(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("start the agent's threads")?;
-    runtime.block_on(run_agent(config(args)))?;
+    runtime.block_on(agent::run(config))?;
     Ok(ExitCode::SUCCESS)
 }
 

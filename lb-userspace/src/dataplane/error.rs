@@ -10,9 +10,28 @@ use std::path::PathBuf;
 /// Why the data plane can't be set up, read or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum DataplaneError {
-    /// Not root.
-    #[error("loading and attaching BPF programs needs root")]
-    NotRoot,
+    /// This process has too few rights.
+    #[error(transparent)]
+    Privilege(#[from] crate::privilege::PrivilegeError),
+    /// Everybody could put other maps and programs there.
+    #[error("the pin directory {} {exposure}", pin_dir.display())]
+    Exposed {
+        /// The pin directory.
+        pin_dir: PathBuf,
+        /// How.
+        exposure: crate::privilege::Exposure,
+    },
+    /// Somebody else could.
+    #[error(
+        "the pin directory {} belongs to the user with id {owner}, who could replace the maps and programs in it: choose another --pin-dir",
+        pin_dir.display()
+    )]
+    Owned {
+        /// The pin directory.
+        pin_dir: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
     /// The pin directory is not on a BPF file system, and none can be mounted.
     #[error("{} is not on a BPF file system: {reason}", pin_dir.display())]
     NotBpffs {

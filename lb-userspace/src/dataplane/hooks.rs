@@ -14,6 +14,7 @@ use super::{
 };
 use crate::netlink::tc::Direction;
 use crate::netlink::{Link, NetworkState};
+use crate::privilege;
 use lb_common::names;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,9 +37,7 @@ impl Hooks {
     /// Loads the programs over the maps that are pinned, or over new ones.
     /// Attaches nothing; what an earlier process attached goes on as it is.
     pub fn open(options: &HookOptions) -> Result<Self, DataplaneError> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(DataplaneError::NotRoot);
-        }
+        privilege::check()?;
         let pins = PinDir::new(&options.pin_dir);
         pins.create()?;
         let lock = pins.lock()?;

@@ -6,6 +6,7 @@ use super::pins::list;
 use super::sys::{self, LinkKind};
 use super::{DataplaneError, PinDir, abi, attach, bpffs};
 use crate::netlink;
+use crate::privilege;
 use aya::maps::MapInfo;
 use std::fmt;
 use std::fs;
@@ -40,9 +41,7 @@ impl fmt::Display for CleanupReport {
 /// directory, and waits until the kernel has freed it. Refuses while an agent
 /// runs. Filters are removed in the network namespace of the caller.
 pub fn cleanup(pin_dir: &Path) -> Result<CleanupReport, DataplaneError> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(DataplaneError::NotRoot);
-    }
+    privilege::check()?;
     let pins = PinDir::new(pin_dir);
     let mut report = CleanupReport::default();
     let mut freed = Objects::default();
