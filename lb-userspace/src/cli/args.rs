@@ -149,6 +149,14 @@ pub struct AgentArgs {
     /// Rows of the IPv6 flow table. A row takes 208 bytes [default: 131072, 26 MiB]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub flows_v6: Option<u32>,
+    /// Replace the pins of another release whose layout does not fit, although flows in force are
+    /// lost with them
+    ///
+    /// Services stay in force meanwhile. Without it the agent does not start and says what would
+    /// be lost. A change of --flows-v4 or --flows-v6 alone loses nothing, unless the rows in use
+    /// don't fit any more.
+    #[arg(long)]
+    pub replace_layout: bool,
     /// How Services behave.
     #[command(flatten)]
     pub behaviour: BehaviourArgs,

@@ -42,6 +42,7 @@ fn config(args: AgentArgs) -> Config {
     hooks.tc = args.tc;
     hooks.behaviour = args.behaviour.programs();
     hooks.socket_clients = args.socket_clients;
+    hooks.replace_layout = args.replace_layout;
     let snat_ports_given = args.snat_ports.is_some();
     if let Some(ports) = args.snat_ports {
         hooks.snat_ports = ports;

@@ -5,12 +5,13 @@ use super::attach::{self, AttachError};
 use super::clsact::Clsact;
 use super::load::Programs;
 use super::log::ProgramLog;
+use super::migrate::MovingFlows;
 use super::pins::{LinkKey, PinLock};
 use super::rows::Rows;
 use super::xdp::{self, Plan};
 use super::{
     DataplaneError, HookOptions, HookPoint, HookStatus, Mode, PinDir, SocketStatus, SyncReport,
-    TcPreference, abi, sockets, spec, teardown,
+    TcPreference, abi, layout, sockets, teardown,
 };
 use crate::netlink::tc::Direction;
 use crate::netlink::{Link, NetworkState};
@@ -29,6 +30,8 @@ pub struct Hooks {
     attached: BTreeMap<(u32, HookPoint), HookStatus>,
     /// Links of an earlier process that the next state may still want.
     inherited: Vec<LinkKey>,
+    /// Flows on their way to tables of another size.
+    moving: Option<MovingFlows>,
     _log: Option<ProgramLog>,
     _lock: PinLock,
 }
@@ -57,8 +60,7 @@ impl Hooks {
     ) -> Result<Self, DataplaneError> {
         let inherited = pins.pinned_links()?;
         claim(&pins, &inherited)?;
-        spec::check(&pins, &options.sizes)?;
-        let mut programs = Programs::load(options, &pins)?;
+        let (mut programs, moving) = layout::settle(options, &pins)?;
         Ok(Self {
             options: options.clone(),
             rows: Rows::open(&pins)?,
@@ -67,6 +69,7 @@ impl Hooks {
             programs,
             attached: BTreeMap::new(),
             inherited,
+            moving,
             pins,
             _lock: lock,
         })
@@ -92,6 +95,11 @@ impl Hooks {
     /// on one interface is tried again at the next call and stops nothing.
     pub fn sync(&mut self, state: &NetworkState) -> SyncReport {
         let mut report = SyncReport::default();
+        if let Some(moving) = &mut self.moving
+            && let Err(error) = moving.follow()
+        {
+            report.failures.push(error.to_string());
+        }
         // First what needs no other programs than those that are loaded.
         let (ethernet, other): (Vec<&Link>, Vec<&Link>) =
             state.links.iter().partition(|link| link.has_mac);
@@ -109,6 +117,11 @@ impl Hooks {
         let wanted: BTreeSet<u32> = state.links.iter().map(|link| link.index).collect();
         self.release(&wanted, &mut report);
         if let Err(error) = self.rows.put_node(&state.links) {
+            report.failures.push(error.to_string());
+        }
+        if let Some(moving) = self.moving.take()
+            && let Err(error) = moving.finish()
+        {
             report.failures.push(error.to_string());
         }
         report
@@ -292,10 +305,8 @@ impl Hooks {
     }
 }
 
-/// Takes the pins over, or refuses them: those of another version, and those
-/// that serve another network namespace right now.
+/// Refuses pins that serve another network namespace right now.
 fn claim(pins: &PinDir, links: &[LinkKey]) -> Result<(), DataplaneError> {
-    abi::check(pins)?;
     let current = abi::Abi::current();
     if let Some(found) = abi::read(pins)?
         && found.namespace != current.namespace
@@ -307,5 +318,5 @@ fn claim(pins: &PinDir, links: &[LinkKey]) -> Result<(), DataplaneError> {
             return Err(DataplaneError::OtherNamespace { pin_dir: pins.path().into() });
         }
     }
-    abi::write(pins, current)
+    Ok(())
 }

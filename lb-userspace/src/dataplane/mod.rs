@@ -13,9 +13,11 @@ mod cgroup;
 mod clsact;
 mod error;
 mod hooks;
+mod layout;
 mod load;
 mod log;
 pub mod maps;
+mod migrate;
 mod pins;
 mod probe;
 mod rows;
@@ -28,6 +30,7 @@ mod xdp;
 pub use behaviour::{Behaviour, LocalPods, Masquerade};
 pub use error::DataplaneError;
 pub use hooks::Hooks;
+pub use layout::{Difference, Lost};
 pub use pins::PinDir;
 pub use probe::{Probe, probe};
 pub use sockets::SocketStatus;
@@ -112,6 +115,8 @@ pub struct HookOptions {
     pub behaviour: Behaviour,
     /// Sizes of the maps.
     pub sizes: MapSizes,
+    /// Whether pins of another layout are replaced, with the loss of flows.
+    pub replace_layout: bool,
 }
 
 impl HookOptions {
@@ -125,6 +130,7 @@ impl HookOptions {
             snat_ports: DEFAULT_SNAT_PORTS,
             behaviour: Behaviour::default(),
             sizes: MapSizes::default(),
+            replace_layout: false,
         }
     }
 }

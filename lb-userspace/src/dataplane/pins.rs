@@ -57,6 +57,32 @@ impl PinDir {
         self.0.join("links")
     }
 
+    /// Where maps are made that will take the place of others, as below a pin
+    /// directory of their own.
+    pub(super) fn staged(&self) -> Self {
+        Self(self.0.join("next"))
+    }
+
+    /// Where programs that are loaded now find a map: one that is staged will
+    /// have its place soon.
+    pub(super) fn coming_map(&self, name: &str) -> PathBuf {
+        let staged = self.staged().map(name);
+        if staged.exists() { staged } else { self.map(name) }
+    }
+
+    /// Makes the directory for maps that are staged.
+    pub(super) fn stage(&self) -> Result<Self, DataplaneError> {
+        let staged = self.staged();
+        let path = staged.maps();
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(OWN).create(&path).map_err(|source| DataplaneError::Io {
+            operation: "create",
+            path,
+            source,
+        })?;
+        Ok(staged)
+    }
+
     /// Where a link is pinned.
     pub(super) fn link(&self, key: LinkKey) -> PathBuf {
         self.links().join(key.file_name())
