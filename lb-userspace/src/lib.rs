@@ -10,6 +10,7 @@ pub mod flows;
 pub mod model;
 pub mod netlink;
 pub mod object;
+pub mod privilege;
 pub mod reconcile;
 pub mod source;
 pub mod view;

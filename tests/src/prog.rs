@@ -240,7 +240,8 @@ impl Rig {
     /// here: what an agent programs. Only the interfaces are described. The
     /// calling thread enters its network namespace.
     pub fn over(pins: &PinDir) -> Self {
-        let young = [limits::MAX_FLOWS_V4, limits::MAX_FLOWS_V6].map(|rows| limits::young(rows) - 1);
+        let young =
+            [limits::MAX_FLOWS_V4, limits::MAX_FLOWS_V6].map(|rows| limits::young(rows) - 1);
         let mut rig = Self::load_with(&SNAT_PORTS, option::ANSWER_ECHO, young, |loader| {
             for name in names::PINNED_MAPS {
                 loader.map_pin_path(name, pins.map(name));

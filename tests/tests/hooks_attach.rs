@@ -334,7 +334,7 @@ fn pins_that_do_not_fit_are_refused_with_what_to_do() {
     let mut larger = scene.options();
     larger.sizes.backends = 128;
     let refused = scene.inside(|| Hooks::open(&larger).err()).unwrap().to_string();
-    assert!(refused.contains("LB_BACKENDS") && refused.contains("lb cleanup"), "{refused}");
+    assert!(refused.contains("LB_BACKENDS") && refused.contains("--replace-layout"), "{refused}");
 
     // Its links are live in a namespace that is not the caller's.
     let elsewhere = Hooks::open(&scene.options()).err().unwrap().to_string();

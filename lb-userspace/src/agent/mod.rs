@@ -25,12 +25,14 @@ pub use takeover::TakeoverError;
 
 use crate::cli::{BehaviourArgs, ListenAddress};
 use crate::dataplane::maps::{MapsError, costs};
-use crate::dataplane::{DataplaneError, HookOptions, Hooks, RehearsalError};
+use crate::dataplane::{DataplaneError, HookOptions, Hooks, PinDir, RehearsalError};
 use crate::desired::CompileOptions;
 use crate::netlink::{NetlinkError, WatchOptions};
+use crate::privilege::{self, PrivilegeError};
 use crate::source::SourceError;
 use aging::{Aging, AgingMetrics};
 use health::{Healthz, ProxyHealth};
+use nix::sys::stat::{Mode, umask};
 use node::{Node, Source, hook_options};
 use prometheus_client::metrics::histogram::Histogram;
 use report::Report;
@@ -82,6 +84,9 @@ pub enum AgentError {
     /// The manifests can't be read at the start.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The process has too few rights.
+    #[error(transparent)]
+    Privilege(#[from] PrivilegeError),
     /// The data plane can't be set up.
     #[error(transparent)]
     Dataplane(#[from] DataplaneError),
@@ -130,11 +135,21 @@ impl From<MapsError> for AgentError {
     }
 }
 
+/// Does what needs more rights than the agent keeps, and gives up the others.
+/// Only the calling thread and those that it starts later are concerned, so
+/// this comes before any other is started.
+pub fn prepare(config: &Config) -> Result<(), AgentError> {
+    privilege::check()?;
+    // Sockets and directories are nobody else's, from the first moment on.
+    umask(Mode::S_IRWXG | Mode::S_IRWXO);
+    PinDir::new(&config.hooks.pin_dir).mount()?;
+    privilege::shed()?;
+    privilege::confine()?;
+    Ok(())
+}
+
 /// Runs until SIGTERM or SIGINT. What is in force stays so.
 pub async fn run(config: Config) -> Result<(), AgentError> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(DataplaneError::NotRoot.into());
-    }
     files::raise_limit();
     let mut signals = Signals::new().map_err(AgentError::Signal)?;
     let source = Source::open(&config)?;

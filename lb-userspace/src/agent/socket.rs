@@ -78,7 +78,7 @@ impl StatusSocket {
     pub(super) fn bind(path: &Path) -> Result<Self, SocketError> {
         let make = |source| SocketError::Make { path: path.to_path_buf(), source };
         if let Some(directory) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(make)?;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(make)?;
         }
         match fs::symlink_metadata(path) {
             Ok(meta) if !meta.file_type().is_socket() => {

@@ -155,6 +155,14 @@ pub struct AgentArgs {
     /// that fails, it goes on. The programs are exchanged in place, and no packet meets none.
     #[arg(long)]
     pub takeover: bool,
+    /// Replace the pins of another release whose layout does not fit, although flows in force are
+    /// lost with them
+    ///
+    /// Services stay in force meanwhile. Without it the agent does not start and says what would
+    /// be lost. A change of --flows-v4 or --flows-v6 alone loses nothing, unless the rows in use
+    /// don't fit any more.
+    #[arg(long)]
+    pub replace_layout: bool,
     /// How Services behave.
     #[command(flatten)]
     pub behaviour: BehaviourArgs,

@@ -1,6 +1,6 @@
 //! `lb agent`.
 
-use crate::agent::{Config, run as run_agent};
+use crate::agent::{self, Config};
 use crate::cli::AgentArgs;
 use crate::dataplane::{HookOptions, MapSizes};
 use crate::desired::CompileOptions;
@@ -13,12 +13,14 @@ use tracing_subscriber::EnvFilter;
 /// Runs the agent until it is told to end.
 pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     log_to_stderr();
+    let config = config(args);
+    agent::prepare(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .context("start the agent's threads")?;
-    runtime.block_on(run_agent(config(args)))?;
+    runtime.block_on(agent::run(config))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -40,6 +42,7 @@ fn config(args: AgentArgs) -> Config {
     hooks.tc = args.tc;
     hooks.behaviour = args.behaviour.programs();
     hooks.socket_clients = args.socket_clients;
+    hooks.replace_layout = args.replace_layout;
     let snat_ports_given = args.snat_ports.is_some();
     if let Some(ports) = args.snat_ports {
         hooks.snat_ports = ports;

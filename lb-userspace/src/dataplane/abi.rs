@@ -43,20 +43,6 @@ pub fn read(pins: &PinDir) -> Result<Option<Abi>, DataplaneError> {
     Ok(Some(Abi { version: word(VERSION)?, namespace: word(NAMESPACE)? }))
 }
 
-/// Refuses pins of another layout version. For readers too: `lb services`
-/// must not misread the maps of another release.
-pub fn check(pins: &PinDir) -> Result<(), DataplaneError> {
-    let expected = u64::from(lb_common::ABI_VERSION);
-    match read(pins)? {
-        Some(Abi { version, .. }) if version != expected => Err(DataplaneError::AbiVersion {
-            pin_dir: pins.path().into(),
-            found: version,
-            expected,
-        }),
-        Some(_) | None => Ok(()),
-    }
-}
-
 /// Records what makes the pins, keeping the map if it is there.
 pub(super) fn write(pins: &PinDir, abi: Abi) -> Result<(), DataplaneError> {
     let fail = |source| DataplaneError::Map { map: MAP, source };

@@ -10,9 +10,28 @@ use std::path::PathBuf;
 /// Why the data plane can't be set up, read or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum DataplaneError {
-    /// Not root.
-    #[error("loading and attaching BPF programs needs root")]
-    NotRoot,
+    /// This process has too few rights.
+    #[error(transparent)]
+    Privilege(#[from] crate::privilege::PrivilegeError),
+    /// Everybody could put other maps and programs there.
+    #[error("the pin directory {} {exposure}", pin_dir.display())]
+    Exposed {
+        /// The pin directory.
+        pin_dir: PathBuf,
+        /// How.
+        exposure: crate::privilege::Exposure,
+    },
+    /// Somebody else could.
+    #[error(
+        "the pin directory {} belongs to the user with id {owner}, who could replace the maps and programs in it: choose another --pin-dir",
+        pin_dir.display()
+    )]
+    Owned {
+        /// The pin directory.
+        pin_dir: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
     /// The pin directory is not on a BPF file system, and none can be mounted.
     #[error("{} is not on a BPF file system: {reason}", pin_dir.display())]
     NotBpffs {
@@ -33,19 +52,22 @@ pub enum DataplaneError {
         /// The pin directory.
         pin_dir: PathBuf,
     },
-    /// Pins of another version of this program.
+    /// Pins whose layout is another than this process needs.
     #[error(
-        "the pins in {0} have layout version {found}, this program has {expected}: run `lb cleanup --pin-dir {0}` first (it interrupts Services until the agent is up again)",
+        "the pins in {} have another layout ({difference}): `lb agent --replace-layout` puts new ones in their place while Services stay in force, and loses {lost}",
         pin_dir.display()
     )]
-    AbiVersion {
+    Layout {
         /// The pin directory.
         pin_dir: PathBuf,
-        /// The version of the pins.
-        found: u64,
-        /// The version of this program.
-        expected: u64,
+        /// What differs.
+        difference: super::layout::Difference,
+        /// What would be lost.
+        lost: super::layout::Lost,
     },
+    /// Flows can't be brought from one table to another.
+    #[error("the flows in force can't be brought along: {0}")]
+    Flows(#[source] Box<super::maps::MapsError>),
     /// Pins that serve another network namespace.
     #[error(
         "the pins in {0} serve another network namespace: choose another --pin-dir, or run `lb cleanup --pin-dir {0}` first",
@@ -54,23 +76,6 @@ pub enum DataplaneError {
     OtherNamespace {
         /// The pin directory.
         pin_dir: PathBuf,
-    },
-    /// A pinned map differs from what this process needs.
-    #[error(
-        "the pinned map {map} in {0} has {property} {found} instead of {expected}: run `lb cleanup --pin-dir {0}` first (it interrupts Services until the agent is up again)",
-        pin_dir.display()
-    )]
-    MapMismatch {
-        /// The pin directory.
-        pin_dir: PathBuf,
-        /// The map.
-        map: &'static str,
-        /// What differs.
-        property: &'static str,
-        /// What it is.
-        found: String,
-        /// What it has to be.
-        expected: String,
     },
     /// A map could not be opened, read or written.
     #[error("map {map}: {}", root(source))]
@@ -116,6 +121,12 @@ pub enum DataplaneError {
     /// The network could not be read.
     #[error(transparent)]
     Netlink(#[from] crate::netlink::NetlinkError),
+}
+
+impl From<super::maps::MapsError> for DataplaneError {
+    fn from(error: super::maps::MapsError) -> Self {
+        Self::Flows(Box::new(error))
+    }
 }
 
 /// An error with what caused it, on one line.

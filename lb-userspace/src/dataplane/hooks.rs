@@ -5,15 +5,17 @@ use super::attach::{self, AttachError};
 use super::clsact::Clsact;
 use super::load::Programs;
 use super::log::ProgramLog;
+use super::migrate::MovingFlows;
 use super::pins::{LinkKey, PinLock};
 use super::rows::Rows;
 use super::xdp::{self, Plan};
 use super::{
     DataplaneError, HookOptions, HookPoint, HookStatus, Mode, PinDir, Rehearsal, SocketStatus,
-    SyncReport, TcPreference, abi, sockets, spec, teardown,
+    SyncReport, TcPreference, abi, layout, sockets, teardown,
 };
 use crate::netlink::tc::Direction;
 use crate::netlink::{Link, NetworkState};
+use crate::privilege;
 use lb_common::names;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +30,8 @@ pub struct Hooks {
     attached: BTreeMap<(u32, HookPoint), HookStatus>,
     /// Links of an earlier process that the next state may still want.
     inherited: Vec<LinkKey>,
+    /// Flows on their way to tables of another size.
+    moving: Option<MovingFlows>,
     _log: Option<ProgramLog>,
     _lock: PinLock,
 }
@@ -36,9 +40,7 @@ impl Hooks {
     /// Loads the programs over the maps that are pinned, or over new ones.
     /// Attaches nothing; what an earlier process attached goes on as it is.
     pub fn open(options: &HookOptions) -> Result<Self, DataplaneError> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err(DataplaneError::NotRoot);
-        }
+        privilege::check()?;
         let pins = PinDir::new(&options.pin_dir);
         pins.create()?;
         let lock = pins.lock()?;
@@ -51,11 +53,12 @@ impl Hooks {
         opened
     }
 
-    /// Goes on where another process ended, with programs that are loaded.
+    /// Goes on where another process ended, with the programs that are loaded if
+    /// the pins are as they have to be.
     pub fn take_over(rehearsal: Rehearsal) -> Result<Self, DataplaneError> {
         let Rehearsal { options, pins, programs } = rehearsal;
         let lock = pins.lock()?;
-        Self::open_locked(&options, pins, lock, Some(programs))
+        Self::open_locked(&options, pins, lock, programs)
     }
 
     fn open_locked(
@@ -66,10 +69,12 @@ impl Hooks {
     ) -> Result<Self, DataplaneError> {
         let inherited = pins.pinned_links()?;
         claim(&pins, &inherited)?;
-        spec::check(&pins, &options.sizes)?;
-        let mut programs = match loaded {
-            Some(programs) => programs,
-            None => Programs::load(options, &pins)?,
+        let (mut programs, moving) = match loaded {
+            Some(programs) => {
+                abi::write(&pins, abi::Abi::current())?;
+                (programs, None)
+            }
+            None => layout::settle(options, &pins)?,
         };
         Ok(Self {
             options: options.clone(),
@@ -79,6 +84,7 @@ impl Hooks {
             programs,
             attached: BTreeMap::new(),
             inherited,
+            moving,
             pins,
             _lock: lock,
         })
@@ -104,6 +110,11 @@ impl Hooks {
     /// on one interface is tried again at the next call and stops nothing.
     pub fn sync(&mut self, state: &NetworkState) -> SyncReport {
         let mut report = SyncReport::default();
+        if let Some(moving) = &mut self.moving
+            && let Err(error) = moving.follow()
+        {
+            report.failures.push(error.to_string());
+        }
         // First what needs no other programs than those that are loaded.
         let (ethernet, other): (Vec<&Link>, Vec<&Link>) =
             state.links.iter().partition(|link| link.has_mac);
@@ -121,6 +132,11 @@ impl Hooks {
         let wanted: BTreeSet<u32> = state.links.iter().map(|link| link.index).collect();
         self.release(&wanted, &mut report);
         if let Err(error) = self.rows.put_node(&state.links) {
+            report.failures.push(error.to_string());
+        }
+        if let Some(moving) = self.moving.take()
+            && let Err(error) = moving.finish()
+        {
             report.failures.push(error.to_string());
         }
         report
@@ -304,16 +320,8 @@ impl Hooks {
     }
 }
 
-/// Takes the pins over, or refuses them.
-fn claim(pins: &PinDir, links: &[LinkKey]) -> Result<(), DataplaneError> {
-    check(pins, links)?;
-    abi::write(pins, abi::Abi::current())
-}
-
-/// Refuses pins of another version, and those that serve another network
-/// namespace right now.
-pub(super) fn check(pins: &PinDir, links: &[LinkKey]) -> Result<(), DataplaneError> {
-    abi::check(pins)?;
+/// Refuses pins that serve another network namespace right now.
+pub(super) fn claim(pins: &PinDir, links: &[LinkKey]) -> Result<(), DataplaneError> {
     let current = abi::Abi::current();
     if let Some(found) = abi::read(pins)?
         && found.namespace != current.namespace

@@ -59,7 +59,7 @@ impl Programs {
         for spec in &specs {
             loader.map_max_entries(spec.name, spec.entries);
             if let Some(pins) = pins {
-                loader.map_pin_path(spec.name, pins.map(spec.name));
+                loader.map_pin_path(spec.name, pins.coming_map(spec.name));
             }
         }
         let ebpf = loader.load(OBJECT).map_err(|source| DataplaneError::Object { source })?;

@@ -14,9 +14,11 @@ mod clsact;
 mod error;
 mod holder;
 mod hooks;
+mod layout;
 mod load;
 mod log;
 pub mod maps;
+mod migrate;
 mod pins;
 mod probe;
 mod rehearsal;
@@ -31,6 +33,7 @@ pub use behaviour::{Behaviour, LocalPods, Masquerade};
 pub use error::DataplaneError;
 pub use holder::Holder;
 pub use hooks::Hooks;
+pub use layout::{Difference, Lost};
 pub use pins::PinDir;
 pub use probe::{Probe, probe};
 pub use rehearsal::{Rehearsal, RehearsalError};
@@ -116,6 +119,8 @@ pub struct HookOptions {
     pub behaviour: Behaviour,
     /// Sizes of the maps.
     pub sizes: MapSizes,
+    /// Whether pins of another layout are replaced, with the loss of flows.
+    pub replace_layout: bool,
 }
 
 impl HookOptions {
@@ -129,6 +134,7 @@ impl HookOptions {
             snat_ports: DEFAULT_SNAT_PORTS,
             behaviour: Behaviour::default(),
             sizes: MapSizes::default(),
+            replace_layout: false,
         }
     }
 }

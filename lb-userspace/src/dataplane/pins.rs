@@ -2,9 +2,15 @@
 //! agents apart.
 
 use super::{DataplaneError, HookPoint, Mode, bpffs};
-use std::fs::{self, File, TryLockError};
+use crate::privilege;
+use nix::unistd::geteuid;
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+/// Mode of the directories.
+const OWN: u32 = 0o700;
 
 /// A directory on a BPF file system with everything that outlives the agent:
 /// `maps/NAME`, `links/INDEX-HOOK` and `links/cgroup-CALL`.
@@ -51,6 +57,32 @@ impl PinDir {
         self.0.join("links")
     }
 
+    /// Where maps are made that will take the place of others, as below a pin
+    /// directory of their own.
+    pub(super) fn staged(&self) -> Self {
+        Self(self.0.join("next"))
+    }
+
+    /// Where programs that are loaded now find a map: one that is staged will
+    /// have its place soon.
+    pub(super) fn coming_map(&self, name: &str) -> PathBuf {
+        let staged = self.staged().map(name);
+        if staged.exists() { staged } else { self.map(name) }
+    }
+
+    /// Makes the directory for maps that are staged.
+    pub(super) fn stage(&self) -> Result<Self, DataplaneError> {
+        let staged = self.staged();
+        let path = staged.maps();
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true).mode(OWN).create(&path).map_err(|source| DataplaneError::Io {
+            operation: "create",
+            path,
+            source,
+        })?;
+        Ok(staged)
+    }
+
     /// Where a link is pinned.
     pub(super) fn link(&self, key: LinkKey) -> PathBuf {
         self.links().join(key.file_name())
@@ -61,15 +93,37 @@ impl PinDir {
         self.links().join(format!("cgroup-{call}"))
     }
 
+    /// Mounts the file system if that is missing: the only step that needs more
+    /// rights than the agent keeps.
+    pub fn mount(&self) -> Result<(), DataplaneError> {
+        bpffs::ensure(&self.0)
+    }
+
     /// Makes the directories, and mounts the file system if that is missing.
+    /// Nobody else may write to them, nor look.
     pub(super) fn create(&self) -> Result<(), DataplaneError> {
-        bpffs::ensure(&self.0)?;
+        self.mount()?;
         for path in [self.0.clone(), self.maps(), self.links()] {
-            fs::create_dir_all(&path).map_err(|source| DataplaneError::Io {
-                operation: "create",
-                path,
-                source,
-            })?;
+            let fail = |operation| {
+                let path = path.clone();
+                move |source| DataplaneError::Io { operation, path, source }
+            };
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(OWN).create(&path).map_err(fail("create"))?;
+            let exposure = privilege::exposure(&path).map_err(fail("look at"))?;
+            if let Some(exposure) = exposure {
+                return Err(DataplaneError::Exposed { pin_dir: path, exposure });
+            }
+            let directory = fs::metadata(&path).map_err(fail("look at"))?;
+            let (owner, us) = (directory.uid(), geteuid().as_raw());
+            if owner != us && owner != 0 {
+                return Err(DataplaneError::Owned { pin_dir: path, owner });
+            }
+            if owner == us {
+                // An earlier release let everybody look.
+                let own = Permissions::from_mode(OWN);
+                fs::set_permissions(&path, own).map_err(fail("close"))?;
+            }
         }
         Ok(())
     }

@@ -9,8 +9,8 @@ use super::pins::LinkKey;
 use super::rows::Rows;
 use super::xdp::{self, Plan};
 use super::{
-    DataplaneError, HookOptions, HookPoint, PinDir, SocketClients, XdpPreference, hooks, sockets,
-    spec,
+    DataplaneError, HookOptions, HookPoint, PinDir, SocketClients, XdpPreference, hooks, layout,
+    sockets,
 };
 use crate::netlink::NetworkState;
 use lb_common::names;
@@ -20,7 +20,8 @@ use thiserror::Error;
 pub struct Rehearsal {
     pub(super) options: HookOptions,
     pub(super) pins: PinDir,
-    pub(super) programs: Programs,
+    /// Over the pins; none if those are about to change.
+    pub(super) programs: Option<Programs>,
 }
 
 /// Why the start would fail.
@@ -46,20 +47,24 @@ impl Rehearsal {
     pub fn new(options: &HookOptions, network: &NetworkState) -> Result<Self, RehearsalError> {
         let pins = PinDir::new(&options.pin_dir);
         let links = pins.pinned_links()?;
-        hooks::check(&pins, &links)?;
-        spec::check(&pins, &options.sizes)?;
-        // Fails where pins are missing, before the loader would make them.
-        Maps::open(&options.pin_dir)?;
-        Rows::open(&pins)?;
-        Clsact::open(&pins)?;
-        let mut programs = Programs::load(options, &pins)?;
+        hooks::claim(&pins, &links)?;
+        let fits = layout::fits(options, &pins)?;
+        let mut programs = if fits {
+            // Fails where pins are missing, before the loader would make them.
+            Maps::open(&options.pin_dir)?;
+            Rows::open(&pins)?;
+            Clsact::open(&pins)?;
+            Programs::load(options, &pins)?
+        } else {
+            Programs::open(options, None)?
+        };
         if network.links.iter().any(|link| !link.has_mac) {
             programs.classifier(names::PROG_INGRESS_L3)?;
             programs.classifier(names::PROG_EGRESS_L3)?;
         }
         load_xdp(&mut programs, options, &links, network)?;
         load_sockets(&mut programs, options, &pins)?;
-        Ok(Self { options: options.clone(), pins, programs })
+        Ok(Self { options: options.clone(), pins, programs: fits.then_some(programs) })
     }
 }
 

@@ -10,7 +10,8 @@ use lb_common::{
     V6, filter, limits, names, pressure, verdict,
 };
 
-/// Sizes of the maps. A pin directory keeps those that it was made with.
+/// Sizes of the maps. Flow tables of other sizes are replaced with their rows;
+/// for the others see [`HookOptions::replace_layout`](super::HookOptions).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
     /// Service ports.
@@ -110,8 +111,30 @@ pub(super) const fn specs(sizes: &MapSizes) -> [MapSpec; names::PINNED_MAPS.len(
     ]
 }
 
-/// Refuses pins that are not what this process needs. Absent ones are fine.
-pub(super) fn check(pins: &PinDir, sizes: &MapSizes) -> Result<(), DataplaneError> {
+/// How a pinned map differs from what it has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Mismatch {
+    pub map: &'static str,
+    /// What differs: its type, a size of its rows, or how many rows it has.
+    pub property: &'static str,
+    pub found: String,
+    pub expected: String,
+}
+
+impl Mismatch {
+    /// How many rows the map has, and nothing else.
+    pub(super) fn is_number_of_rows(&self) -> bool {
+        self.property == ROWS
+    }
+}
+
+/// [`Mismatch::property`] of a map with more or fewer rows.
+const ROWS: &str = "size";
+
+/// How pins differ from what this process needs, one thing a map. Absent ones
+/// are fine.
+pub(super) fn mismatches(pins: &PinDir, sizes: &MapSizes) -> Result<Vec<Mismatch>, DataplaneError> {
+    let mut mismatches = Vec::new();
     for spec in specs(sizes) {
         let path = pins.map(spec.name);
         if !path.exists() {
@@ -121,23 +144,19 @@ pub(super) fn check(pins: &PinDir, sizes: &MapSizes) -> Result<(), DataplaneErro
         let info = MapInfo::from_pin(&path).map_err(fail)?;
         let kind = info.map_type().map_err(fail)?;
         let differ = |property, found: String, expected: String| {
-            (found != expected).then(|| DataplaneError::MapMismatch {
-                pin_dir: pins.path().into(),
-                map: spec.name,
-                property,
-                found,
-                expected,
-            })
+            let differs = found != expected;
+            differs.then_some(Mismatch { map: spec.name, property, found, expected })
         };
-        let mismatch = differ("type", format!("{kind:?}"), format!("{:?}", spec.kind))
-            .or_else(|| differ("key size", info.key_size().to_string(), spec.key.to_string()))
-            .or_else(|| differ("value size", info.value_size().to_string(), spec.value.to_string()))
-            .or_else(|| differ("size", info.max_entries().to_string(), spec.entries.to_string()));
-        if let Some(error) = mismatch {
-            return Err(error);
-        }
+        mismatches.extend(
+            differ("type", format!("{kind:?}"), format!("{:?}", spec.kind))
+                .or_else(|| differ("key size", info.key_size().to_string(), spec.key.to_string()))
+                .or_else(|| {
+                    differ("value size", info.value_size().to_string(), spec.value.to_string())
+                })
+                .or_else(|| differ(ROWS, info.max_entries().to_string(), spec.entries.to_string())),
+        );
     }
-    Ok(())
+    Ok(mismatches)
 }
 
 #[cfg(test)]

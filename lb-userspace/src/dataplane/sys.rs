@@ -9,8 +9,12 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+/// `BPF_MAP_CREATE`.
+const MAP_CREATE: i32 = 0;
 /// `BPF_MAP_GET_NEXT_KEY`.
 const MAP_GET_NEXT_KEY: i32 = 4;
+/// `BPF_OBJ_PIN`.
+const OBJ_PIN: i32 = 6;
 /// `BPF_OBJ_GET`.
 const OBJ_GET: i32 = 7;
 /// `BPF_PROG_GET_NEXT_ID`.
@@ -25,6 +29,9 @@ const MAP_LOOKUP_BATCH: i32 = 24;
 const LINK_UPDATE: i32 = 29;
 /// `BPF_LINK_DETACH`.
 const LINK_DETACH: i32 = 34;
+
+/// `BPF_MAP_TYPE_LRU_HASH`.
+const MAP_TYPE_LRU_HASH: u32 = 9;
 
 /// `BPF_LINK_TYPE_CGROUP`.
 const LINK_TYPE_CGROUP: u32 = 3;
@@ -133,6 +140,34 @@ pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
 pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
     let mut attributes = Attributes::new().with(0, link.as_raw_fd().to_ne_bytes());
     bpf(LINK_DETACH, &mut attributes).map(drop)
+}
+
+/// Makes a hash map that forgets what was used least recently, and pins it.
+pub(super) fn create_lru(
+    name: &str,
+    [key, value, entries]: [u32; 3],
+    path: &Path,
+) -> io::Result<()> {
+    /// `BPF_OBJ_NAME_LEN`, with the zero at the end.
+    const NAME: usize = 16;
+    let mut short = [0; NAME];
+    let kept = name.len().min(NAME - 1);
+    short[..kept].copy_from_slice(&name.as_bytes()[..kept]);
+    let mut attributes = Attributes::new()
+        .with(0, MAP_TYPE_LRU_HASH.to_ne_bytes())
+        .with(4, key.to_ne_bytes())
+        .with(8, value.to_ne_bytes())
+        .with(12, entries.to_ne_bytes())
+        .with(28, short);
+    let fd = bpf(MAP_CREATE, &mut attributes)?;
+    // SAFETY: the kernel made this descriptor for us just now; nobody else
+    // owns it.
+    let map = unsafe { OwnedFd::from_raw_fd(fd) };
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = Attributes::new()
+        .with(0, path.as_ptr().expose_provenance().to_ne_bytes())
+        .with(8, map.as_raw_fd().to_ne_bytes());
+    bpf(OBJ_PIN, &mut attributes).map(drop)
 }
 
 /// The key behind `key` in a map, or the first one, put into `next`; false if

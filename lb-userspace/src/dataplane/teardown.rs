@@ -6,6 +6,7 @@ use super::pins::list;
 use super::sys::{self, LinkKind};
 use super::{DataplaneError, PinDir, abi, attach, bpffs};
 use crate::netlink;
+use crate::privilege;
 use aya::maps::MapInfo;
 use std::fmt;
 use std::fs;
@@ -40,9 +41,7 @@ impl fmt::Display for CleanupReport {
 /// directory, and waits until the kernel has freed it. Refuses while an agent
 /// runs. Filters are removed in the network namespace of the caller.
 pub fn cleanup(pin_dir: &Path) -> Result<CleanupReport, DataplaneError> {
-    if !nix::unistd::geteuid().is_root() {
-        return Err(DataplaneError::NotRoot);
-    }
+    privilege::check()?;
     let pins = PinDir::new(pin_dir);
     let mut report = CleanupReport::default();
     let mut freed = Objects::default();
@@ -113,7 +112,7 @@ fn remove_maps(
     report: &mut CleanupReport,
     freed: &mut Objects,
 ) -> Result<(), DataplaneError> {
-    for path in list(&pins.maps())? {
+    for path in list(&pins.maps())?.into_iter().chain(list(&pins.staged().maps())?) {
         freed.maps.extend(MapInfo::from_pin(&path).map(|info| info.id()));
         fs::remove_file(&path).map_err(|source| remove_failed(&path, source))?;
         report.removed.push(format!("map {}", file_name(&path)));
@@ -124,6 +123,7 @@ fn remove_maps(
 /// Removes the directories with the map pins that are in them; false if
 /// something else keeps the pin directory.
 pub(super) fn remove_directories(pins: &PinDir) -> bool {
+    remove_staged(pins);
     for path in list(&pins.maps()).unwrap_or_default() {
         if let Err(error) = fs::remove_file(&path) {
             tracing::warn!(%error, "cannot remove {}", path.display());
@@ -140,6 +140,14 @@ pub(super) fn remove_directories(pins: &PinDir) -> bool {
         }
     }
     true
+}
+
+/// Removes maps that are staged, or that others took the place of.
+pub(super) fn remove_staged(pins: &PinDir) {
+    let staged = pins.staged();
+    if staged.path().exists() {
+        remove_directories(&staged);
+    }
 }
 
 /// Ids of kernel objects that should go away.

@@ -4,6 +4,7 @@
 
 pub mod manifests;
 
+use crate::privilege::Exposure;
 use std::io;
 use std::path::PathBuf;
 
@@ -18,6 +19,14 @@ pub enum SourceError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Everybody may write to the directory, and so say what Services there are.
+    #[error("the manifest directory {} {exposure}", path.display())]
+    Exposed {
+        /// The directory.
+        path: PathBuf,
+        /// How.
+        exposure: Exposure,
     },
     /// The thread that watches the directory does not start.
     #[error("start the watcher of the manifest directory {}: {source}", path.display())]

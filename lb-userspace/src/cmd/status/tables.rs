@@ -75,7 +75,7 @@ pub(super) fn nearly_full(fill: &MapFill) -> Option<String> {
     (percent >= NEARLY_FULL).then(|| {
         format!(
             "the flow table {map} is {percent} % full ({max} rows): when it is full, those that \
-             were silent for longest are forgotten; `lb cleanup` and {flag} make a larger one"
+             were silent for longest are forgotten; a restart with {flag} makes a larger one"
         )
     })
 }

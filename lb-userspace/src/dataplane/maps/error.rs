@@ -17,6 +17,19 @@ pub enum MapsError {
         /// The pin directory.
         pin_dir: PathBuf,
     },
+    /// The maps are another release's.
+    #[error(
+        "the maps in {} have layout version {found}, and this program reads {expected}: use the `lb` of the agent that made them",
+        .pin_dir.display()
+    )]
+    Version {
+        /// The pin directory.
+        pin_dir: PathBuf,
+        /// The version of the maps.
+        found: u64,
+        /// The version of this program.
+        expected: u64,
+    },
     /// The pin directory or the map may not be read.
     #[error("{} can't be read without root rights", .pin_dir.display())]
     Permission {

@@ -5,7 +5,7 @@ use super::flows::FlowTable;
 use super::held::HeldTable;
 use super::{Maps, open_pin};
 use crate::dataplane::sys;
-use aya::maps::MapData;
+use aya::maps::{MapData, MapError};
 use lb_common::value::backend_state;
 use lb_common::{Segment, V4, V6, names};
 use serde::Serialize;
@@ -88,6 +88,13 @@ fn used_slots(maps: &Maps) -> u32 {
 
 fn count(items: impl Iterator) -> u32 {
     u32::try_from(items.count()).unwrap_or(u32::MAX)
+}
+
+/// How many rows a hash map has that may be another release's.
+pub(in crate::dataplane) fn count_rows(path: &Path) -> Result<u32, MapError> {
+    let data = MapData::from_pin(path)?;
+    let info = data.info()?;
+    Ok(count_keys(&data, info.key_size(), info.max_entries()))
 }
 
 /// Counts a hash map's keys. A key that vanishes while it is the position

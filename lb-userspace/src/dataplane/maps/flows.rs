@@ -191,6 +191,17 @@ impl<A: FlowFamily> FlowTable<A> {
         self.rows.insert(key, flow, 0).map_err(|source| write_error::<A>(source))
     }
 
+    /// Adds a row if there is none with its key; whether there was none.
+    pub fn add(&mut self, key: &FlowKey<A>, flow: &Flow<A>) -> Result<bool, MapsError> {
+        /// `BPF_NOEXIST`.
+        const ONLY_NEW: u64 = 1;
+        match self.rows.insert(key, flow, ONLY_NEW) {
+            Ok(()) => Ok(true),
+            Err(error) if is_there(&error) => Ok(false),
+            Err(source) => Err(write_error::<A>(source)),
+        }
+    }
+
     /// Removes a row; one that is gone already is no error.
     pub fn remove(&mut self, key: &FlowKey<A>) -> Result<(), MapsError> {
         match self.rows.remove(key) {
@@ -198,6 +209,10 @@ impl<A: FlowFamily> FlowTable<A> {
             Err(source) => Err(write_error::<A>(source)),
         }
     }
+}
+
+fn is_there(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::EEXIST))
 }
 
 fn write_error<A: FlowFamily>(source: MapError) -> MapsError {

@@ -23,6 +23,7 @@ mod sockets;
 pub use backends::BackendTable;
 pub use counters::{NoPortTable, Pressure, PressureTable, TrafficTable, VerdictTable};
 pub use error::MapsError;
+pub(super) use fill::count_rows;
 pub use fill::{MapFill, costs, fill};
 pub use filter::FilterTable;
 pub use flows::{FlowFamily, FlowRows, FlowTable};
@@ -36,6 +37,7 @@ pub use services::{ServiceHeader, ServiceTable};
 pub use slots::SlotTable;
 pub use sockets::{ConnectedSockets, SocketTable, forget_tcp_sockets};
 
+use super::{PinDir, abi};
 use aya::maps::{Map, MapData, MapError};
 use lb_common::names;
 use std::io::ErrorKind;
@@ -76,6 +78,7 @@ pub struct Maps {
 impl Maps {
     /// Opens the maps that are pinned below `pin_dir`.
     pub fn open(pin_dir: &Path) -> Result<Self, MapsError> {
+        check_version(pin_dir)?;
         let open = |map| open_pin(pin_dir, map);
         Ok(Self {
             services: ServiceTable::open(&open(names::MAP_SERVICES)?)?,
@@ -105,6 +108,18 @@ impl Maps {
             no_port: NoPortTable::open(open(names::MAP_NO_PORT)?)?,
             pressure: PressureTable::open(open(names::MAP_PRESSURE)?)?,
         })
+    }
+}
+
+/// Refuses to misread the maps of another release. What can't be told here will
+/// be when the maps are opened.
+fn check_version(pin_dir: &Path) -> Result<(), MapsError> {
+    let expected = u64::from(lb_common::ABI_VERSION);
+    match abi::read(&PinDir::new(pin_dir)) {
+        Ok(Some(abi)) if abi.version != expected => {
+            Err(MapsError::Version { pin_dir: pin_dir.to_path_buf(), found: abi.version, expected })
+        }
+        _ => Ok(()),
     }
 }
 

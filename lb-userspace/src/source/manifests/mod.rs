@@ -39,6 +39,7 @@ use self::touched::{Shared, Touched};
 use super::SourceError;
 use crate::desired::Problem;
 use crate::model::{Changes, Objects};
+use crate::privilege::exposure;
 
 /// A file that is gone gets this long to come back before its objects go: a
 /// listing that races with a rename can miss both names.
@@ -226,7 +227,10 @@ impl ManifestDir {
     }
 
     fn list(&self) -> Result<Vec<OsString>, SourceError> {
-        scan::list(&self.path)
-            .map_err(|source| SourceError::Directory { path: self.path.clone(), source })
+        let fail = |source| SourceError::Directory { path: self.path.clone(), source };
+        if let Some(exposure) = exposure(&self.path).map_err(fail)? {
+            return Err(SourceError::Exposed { path: self.path.clone(), exposure });
+        }
+        scan::list(&self.path).map_err(fail)
     }
 }

@@ -6,8 +6,10 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::privilege::{Exposure, exposure, is_exposed};
 
 /// Files beyond this are refused: the dump of a cluster with 10,000 Services and
 /// 50,000 endpoints has half of it as JSON, a quarter as YAML.
@@ -64,6 +66,10 @@ pub(super) enum ReadError {
     NotRegular,
     #[error("has {0} bytes, more than the limit of {MAX_FILE_BYTES}")]
     TooLong(u64),
+    #[error("can be written to by everybody and is not read: `chmod o-w` it")]
+    Exposed,
+    #[error("leads to the directory {} and is not read, since that {}", .0.display(), .1)]
+    ExposedTarget(PathBuf, Exposure),
     #[error("is not UTF-8 text (byte {0})")]
     NotUtf8(usize),
     /// Somebody has the file open for writing.
@@ -110,6 +116,9 @@ pub(super) fn open(path: &Path, complete: bool) -> Result<(Stamp, File), ReadErr
     // Opening a device can have effects, so look first; and again at what was
     // opened, which may be another file by now.
     check_regular(&fs::metadata(path)?)?;
+    if fs::symlink_metadata(path)?.is_symlink() {
+        check_target(path)?;
+    }
     let file = fs::OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
@@ -121,6 +130,9 @@ pub(super) fn open(path: &Path, complete: bool) -> Result<(Stamp, File), ReadErr
     // The lease is on: what counts is the state from here on.
     let metadata = file.metadata()?;
     check_regular(&metadata)?;
+    if is_exposed(path, metadata.mode())? {
+        return Err(ReadError::Exposed);
+    }
     Ok((Stamp::of(&metadata), file))
 }
 
@@ -143,6 +155,16 @@ fn check_regular(metadata: &Metadata) -> Result<(), ReadError> {
         return Err(ReadError::TooLong(metadata.len()));
     }
     Ok(())
+}
+
+/// A link is as safe as the directory that it leads to.
+fn check_target(path: &Path) -> Result<(), ReadError> {
+    let target = fs::canonicalize(path)?;
+    let directory = target.parent().unwrap_or(&target);
+    match exposure(directory)? {
+        Some(exposure) => Err(ReadError::ExposedTarget(directory.to_path_buf(), exposure)),
+        None => Ok(()),
+    }
 }
 
 /// Takes a read lease, which the kernel grants only while nobody has the file
