@@ -160,6 +160,7 @@ const OLDER: &[libc::c_long] = &[
 const OLDER: &[libc::c_long] = &[];
 
 /// Keeps this thread, and those that it starts, to the calls above. For good.
+/// Says so where that can't be had.
 pub fn confine() -> Result<(), PrivilegeError> {
     let refused = |source| PrivilegeError::Refused { operation: "filter system calls", source };
     let Ok(architecture) = TargetArch::try_from(std::env::consts::ARCH) else {
@@ -167,7 +168,13 @@ pub fn confine() -> Result<(), PrivilegeError> {
         return Ok(());
     };
     let program = program(architecture).map_err(|error| refused(io::Error::other(error)))?;
-    install(&program).map_err(refused)
+    match install(&program) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EINVAL)) => {
+            tracing::warn!("system calls are not filtered: this kernel can't ({error})");
+            Ok(())
+        }
+        installed => installed.map_err(refused),
+    }
 }
 
 fn program(architecture: TargetArch) -> Result<BpfProgram, seccompiler::BackendError> {
