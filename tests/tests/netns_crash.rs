@@ -16,10 +16,15 @@ use lb_tests::traffic::{Kind, Load, Tally};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// How many kills.
-fn kills() -> usize {
+/// How many kills, and in which time: a busy machine does fewer, unless it is
+/// told how many.
+fn kills() -> (usize, Duration) {
     let asked = std::env::var("LB_CRASH_KILLS").ok().and_then(|number| number.parse().ok());
-    asked.unwrap_or(if quick() { 20 } else { 100 })
+    match asked {
+        Some(kills) => (kills, Duration::MAX),
+        None if quick() => (100, Duration::from_secs(10)),
+        None => (100, Duration::from_secs(40)),
+    }
 }
 
 /// How long an agent lives at most that is killed while it starts, in
@@ -105,8 +110,10 @@ fn requests_go_on_while_agents_are_killed_at_any_moment() -> Result<()> {
         return Ok(());
     }
     let mut random = Random::seeded();
-    let mut cluster =
-        Cluster::new(Setup::tc(Wiring::Routed), |topology| services(topology, &mut random))?;
+    let mut setup = Setup::tc(Wiring::Routed);
+    // Nobody lives for long enough to remove flows that are over.
+    setup.agent.more = &["--flows-v4", "524288", "--flows-v6", "524288"];
+    let mut cluster = Cluster::new(setup, |topology| services(topology, &mut random))?;
     let mut agents = std::mem::take(&mut cluster.agents);
     agents.iter_mut().for_each(Agent::kill);
     let pod = &cluster.pod(0, 0).netns;
@@ -123,7 +130,8 @@ fn requests_go_on_while_agents_are_killed_at_any_moment() -> Result<()> {
         let mut lives = Lives::default();
         let mut publish =
             |random: &mut Random| cluster.publish(&services(&cluster.topology, random));
-        while lives.kills < kills() {
+        let (most, limit) = kills();
+        while lives.kills < most && begin.elapsed() < limit {
             let index = lives.kills % agents.len();
             live(&mut agents[index], &mut random, &mut lives, &mut publish)?;
         }
@@ -135,6 +143,9 @@ fn requests_go_on_while_agents_are_killed_at_any_moment() -> Result<()> {
     })?;
     let requests = tally.total();
     println!("{lives:?}, {requests} requests, {:?}: {tally}", begin.elapsed());
+    for failure in &tally.failures {
+        println!("{failure}");
+    }
     tally.expect(&["pod-1b", "pod-2b"]).context("the first Service's endpoints")?;
 
     // The next agents make it exact.

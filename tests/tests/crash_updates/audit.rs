@@ -21,8 +21,8 @@ pub(crate) fn audit(maps: &Maps, state: &Reference) {
     let ids: BTreeMap<ServicePortKey, u32> =
         names.iter().map(|(id, name)| (key_of(name).expect("a name"), *id)).collect();
     assert_eq!(names.len(), ids.len(), "a Service port has two ids");
-    let named: Vec<_> = ids.keys().collect();
-    assert_eq!(named, state.services().keys().collect::<Vec<_>>());
+    let keys: Vec<_> = ids.keys().collect();
+    assert_eq!(keys, state.services().keys().collect::<Vec<_>>());
     for id in 0..maps.services.len() {
         let row = maps.services.get(id).expect("inside");
         let is_used = row.used != 0 || row.segments != Service::default().segments;

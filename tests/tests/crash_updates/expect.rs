@@ -119,7 +119,7 @@ impl Reference {
         if *kind == Kind::LoadBalancer && !admits(service, client.addr, to.ip()) {
             return Fate::NotAdmitted;
         }
-        let scope = self.scope(client, service, *kind);
+        let scope = Self::scope(client, service, *kind);
         if endpoints(service, to.is_ipv6(), scope).is_empty() {
             Fate::NoEndpoint(scope)
         } else {
@@ -132,7 +132,7 @@ impl Reference {
         let Some((service, kind)) = self.frontends.get(&(to, protocol.number())) else {
             return BTreeSet::new();
         };
-        endpoints(service, to.is_ipv6(), self.scope(client, service, *kind))
+        endpoints(service, to.is_ipv6(), Self::scope(client, service, *kind))
     }
 
     /// Every endpoint that takes new flows of a Service port.
@@ -144,7 +144,7 @@ impl Reference {
         both.collect()
     }
 
-    fn scope(&self, client: Client, service: &DesiredService, kind: Kind) -> Scope {
+    fn scope(client: Client, service: &DesiredService, kind: Kind) -> Scope {
         if kind == Kind::ClusterIp {
             service.internal_scope
         } else if client.by == POD {

@@ -149,7 +149,7 @@ impl State {
             let all = [&service.cluster_ips, &service.load_balancer_ips, &service.external_ips];
             taken.extend(all.into_iter().flatten().map(|addr| (*addr, port, proto)));
             let node = self.facts.node_port_addresses.iter();
-            taken.extend(node.flat_map(|addr| node_port.map(|port| (*addr, port, proto))));
+            taken.extend(node.filter_map(|addr| node_port.map(|port| (*addr, port, proto))));
         }
     }
 }
