@@ -1,6 +1,7 @@
 //! Namespace by namespace: links, addresses, routes.
 
 use super::{Addresses, Node, Plan, Pod, Wiring};
+use crate::ip;
 use crate::netns::{Namespace, Naming};
 use anyhow::Result;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -127,7 +128,18 @@ pub(super) fn pod(node: &Node, host: u8, plan: Plan) -> Result<Pod> {
          route add default via {gateway4} dev eth0
          route add default via {gateway6} dev eth0"
     )))?;
+    keep_in_order(&netns)?;
     Ok(Pod { netns, name, addresses, outer_end })
+}
+
+/// Has one processor take all packets of a pod, as a network card's queue has one
+/// for each flow. Between veths any may, and before Linux 6.19 a segment that
+/// meets its connection while another processor completes the handshake finds
+/// neither request nor socket: the pod resets it.
+fn keep_in_order(pod: &Namespace) -> Result<()> {
+    let first = "echo 1 > /sys/class/net/eth0/queues/rx-0/rps_cpus";
+    // Unlike `nsenter`, this shows the namespace's own devices in /sys.
+    ip::output(&["netns", "exec", pod.name(), "sh", "-c", first]).map(drop)
 }
 
 /// Pods of a node are told apart by letters, as in `pod-1b`.
