@@ -1,7 +1,6 @@
 //! Namespace by namespace: links, addresses, routes.
 
 use super::{Addresses, Node, Plan, Pod, Wiring};
-use crate::ip;
 use crate::netns::{Namespace, Naming};
 use anyhow::Result;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -137,9 +136,7 @@ pub(super) fn pod(node: &Node, host: u8, plan: Plan) -> Result<Pod> {
 /// meets its connection while another processor completes the handshake finds
 /// neither request nor socket: the pod resets it.
 fn keep_in_order(pod: &Namespace) -> Result<()> {
-    let first = "echo 1 > /sys/class/net/eth0/queues/rx-0/rps_cpus";
-    // Unlike `nsenter`, this shows the namespace's own devices in /sys.
-    ip::output(&["netns", "exec", pod.name(), "sh", "-c", first]).map(drop)
+    pod.set_device("eth0/queues/rx-0/rps_cpus", "1")
 }
 
 /// Pods of a node are told apart by letters, as in `pod-1b`.
