@@ -7,7 +7,8 @@
 use crate::agent::{BPF_FS, SOCKETS};
 use crate::ip;
 use anyhow::{Context as _, Result};
-use nix::sched::{CloneFlags, setns};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
@@ -95,6 +96,21 @@ impl Namespace {
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
         self.run(|| std::fs::write(&path, value))?
             .with_context(|| format!("write {} in {}", path.display(), self.name))
+    }
+
+    /// Sets a parameter of a device in it, by its path below `/sys/class/net`.
+    pub fn set_device(&self, name: &str, value: &str) -> Result<()> {
+        let path = Path::new("/sys/class/net").join(name);
+        let set = || -> Result<()> {
+            // What is mounted shows the devices of another namespace; this one is
+            // seen, and goes, with the thread.
+            unshare(CloneFlags::CLONE_NEWNS).context("leave the mounts")?;
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+            mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), None::<&str>)?;
+            Ok(std::fs::write(&path, value)?)
+        };
+        self.run(set)?.with_context(|| format!("write {} in {}", path.display(), self.name))
     }
 
     /// A command that will run in it. `nsenter` keeps the mounts as they are;

@@ -127,7 +127,16 @@ pub(super) fn pod(node: &Node, host: u8, plan: Plan) -> Result<Pod> {
          route add default via {gateway4} dev eth0
          route add default via {gateway6} dev eth0"
     )))?;
+    keep_in_order(&netns)?;
     Ok(Pod { netns, name, addresses, outer_end })
+}
+
+/// Has one processor take all packets of a pod, as a network card's queue has one
+/// for each flow. Between veths any may, and before Linux 6.19 a segment that
+/// meets its connection while another processor completes the handshake finds
+/// neither request nor socket: the pod resets it.
+fn keep_in_order(pod: &Namespace) -> Result<()> {
+    pod.set_device("eth0/queues/rx-0/rps_cpus", "1")
 }
 
 /// Pods of a node are told apart by letters, as in `pod-1b`.
