@@ -3,6 +3,7 @@
 
 use crate::dataplane::maps::{FrontendId, Maps, MapsError};
 use ipnet::IpNet;
+use lb_common::filter::WORDS;
 use lb_common::{Backend, Frontend, RangeHeads, Segment, Service, ServiceName};
 
 /// What the kernel holds.
@@ -38,7 +39,7 @@ impl Image {
             services: (0..).map_while(|id| maps.services.get(id)).collect(),
             backends: (0..).map_while(|id| maps.backends.get(id)).collect(),
             slots: (0..).map_while(|word| maps.slots.word(word)).collect(),
-            filter: (0..lb_common::filter::BUCKETS).map(|b| maps.filter.flags(b)).collect(),
+            filter: (0..WORDS).flat_map(|word| maps.filter.word(word).to_le_bytes()).collect(),
             frontends: maps.frontends.rows()?,
             frontend_capacity: maps.frontends.capacity(),
             prefixes: maps.prefixes.rows()?,

@@ -22,7 +22,22 @@ pub(super) fn move_all(
     let gone = old.keys().filter(|id| !wanted.contains_key(id)).copied().collect();
     let new = wanted.iter().filter(|(id, row)| old.get(id) != Some(row));
     let new = new.map(|(id, row)| (*id, *row)).collect();
+    // Also of those that stay: what is taken over may lack some.
+    let stay: Vec<FrontendId> =
+        wanted.iter().filter(|(id, row)| old.get(id) == Some(row)).map(|(id, _)| *id).collect();
+    for id in stay {
+        steps.filter.extend(flag(programmed, id));
+    }
     write(programmed, gone, new, steps);
+}
+
+/// The flag by which packets to a frontend are noticed, if it lacks.
+fn flag(programmed: &mut Programmed, id: FrontendId) -> Option<Change> {
+    if id.is_address() {
+        programmed.flag(address_bucket(id.addr), filter::SERVICE_ADDR)
+    } else {
+        programmed.flag(socket_bucket(id.addr, id.port, id.proto), filter::FRONTEND)
+    }
 }
 
 /// Moves the rows of some Service ports from `old`, where they are, to `wanted`,
@@ -104,12 +119,7 @@ fn write(
         steps.frontends.push(Change::Frontend { id, row: None });
     }
     for (id, row) in new_ports.into_iter().chain(new_addresses) {
-        let flag = if id.is_address() {
-            programmed.flag(address_bucket(id.addr), filter::SERVICE_ADDR)
-        } else {
-            programmed.flag(socket_bucket(id.addr, id.port, id.proto), filter::FRONTEND)
-        };
-        steps.filter.extend(flag);
+        steps.filter.extend(flag(programmed, id));
         steps.frontends.push(Change::Frontend { id, row: Some(row) });
     }
 }

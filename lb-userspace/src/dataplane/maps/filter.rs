@@ -18,9 +18,9 @@ impl FilterTable {
         }
     }
 
-    /// The flags of a bucket.
-    pub fn flags(&self, bucket: u32) -> u8 {
-        self.0.load(bucket as usize / 8).map_or(0, |word| filter::flags(word, bucket))
+    /// A word of eight buckets; 0 past the end.
+    pub fn word(&self, index: u32) -> u64 {
+        self.0.load(index as usize).unwrap_or(0)
     }
 
     /// Adds flags to a bucket.

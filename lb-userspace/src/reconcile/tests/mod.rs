@@ -2,6 +2,7 @@
 //! an agent that dies between any two writes.
 
 mod cidrs;
+mod drift;
 mod keep;
 mod kernel;
 mod weigh;
