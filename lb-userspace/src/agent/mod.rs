@@ -9,16 +9,21 @@ mod http;
 mod memory;
 mod metrics;
 mod node;
+mod repairs;
 mod report;
 mod socket;
 mod stale;
 mod status;
 mod sysctl;
+mod verify;
 
 pub(crate) use socket::remove_stale_socket;
-pub use socket::{SocketError, ask};
+pub use socket::{SocketError, ask, ask_to_verify};
 pub(crate) use status::unix_now;
-pub use status::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SocketInfo, SyncInfo};
+pub use status::{
+    AgentInfo, AgentStatus, CheckInfo, HookInfo, ProblemInfo, RepairInfo, SocketInfo, SyncInfo,
+};
+pub use verify::{VerifyConfig, VerifyError, verify};
 
 use crate::cli::{BehaviourArgs, ListenAddress};
 use crate::dataplane::maps::{MapsError, costs};
@@ -28,8 +33,9 @@ use crate::netlink::{NetlinkError, WatchOptions};
 use crate::source::SourceError;
 use aging::{Aging, AgingMetrics};
 use health::{Healthz, ProxyHealth};
-use node::{Node, Source};
+use node::{Node, Source, Watch};
 use prometheus_client::metrics::histogram::Histogram;
+use repairs::{RepairMetrics, Repairs};
 use socket::StatusSocket;
 use status::SharedStatus;
 use std::io;
@@ -40,6 +46,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use verify::Verifier;
 
 /// Where metrics are served if nobody says otherwise; kube-proxy's port.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10_249);
@@ -131,14 +138,21 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let listener = metrics_listener(config.metrics).await?;
     let healthz = Healthz::listen(config.healthz)?;
     let health = Arc::new(ProxyHealth::default());
+    let repairs = RepairMetrics::new();
+    let (verifier, questions) = Verifier::new();
+    let watch = Watch {
+        repairs: Repairs::new(Arc::clone(&status), repairs.clone()),
+        questions,
+        next: None,
+    };
     let mut node =
-        Node::open(&config, source, Arc::clone(&status), sync_duration.clone(), &health)?;
+        Node::open(&config, source, Arc::clone(&status), sync_duration.clone(), &health, watch)?;
     tell_costs(&config.hooks.pin_dir)?;
     let aging = AgingMetrics::new();
     let _aging = Aging::start(&config.hooks.pin_dir, aging.clone())?;
-    let socket = tokio::spawn(socket.serve(Arc::clone(&status)));
+    let socket = tokio::spawn(socket.serve(Arc::clone(&status), verifier));
     if let Some(listener) = listener {
-        serve_metrics(&config, listener, &status, sync_duration, &aging)?;
+        serve_metrics(&config, listener, &status, sync_duration, (&aging, &repairs))?;
     }
     if let Some(healthz) = healthz {
         let address = healthz.address().to_string();
@@ -190,12 +204,12 @@ fn serve_metrics(
     listener: TcpListener,
     status: &Arc<SharedStatus>,
     sync_duration: Histogram,
-    aging: &AgingMetrics,
+    loops: (&AgingMetrics, &RepairMetrics),
 ) -> Result<(), AgentError> {
     let address = listener.local_addr().map_or_else(|_| String::new(), |addr| addr.to_string());
     status.update(|status| status.agent.metrics = Some(address));
     let pin_dir = &config.hooks.pin_dir;
-    let metrics = metrics::Metrics::new(pin_dir, Arc::clone(status), sync_duration, aging)?;
+    let metrics = metrics::Metrics::new(pin_dir, Arc::clone(status), sync_duration, loops)?;
     tokio::spawn(http::serve(listener, metrics, Arc::clone(status)));
     Ok(())
 }
