@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// From the damage to its repair.
 pub(crate) const LIMIT: Duration = Duration::from_secs(5);
@@ -145,9 +145,7 @@ impl Scene {
 
         let before = self.repaired()?;
         damage(self)?;
-        let begin = Instant::now();
         self.recovers(before)?;
-        println!("{what}: {line}: put right and seen to serve after {:?}", begin.elapsed());
         *self.suffered.entry(what.to_owned()).or_default() += 2;
         Ok(())
     }
