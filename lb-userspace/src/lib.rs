@@ -6,6 +6,7 @@ pub mod cli;
 pub mod cmd;
 pub mod dataplane;
 pub mod desired;
+pub mod drift;
 pub mod flows;
 pub mod model;
 pub mod netlink;

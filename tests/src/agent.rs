@@ -256,6 +256,24 @@ impl Agent {
         self.json("status")
     }
 
+    /// `lb verify` with further arguments: a line for each difference.
+    pub fn verify(&self, arguments: &[&str]) -> Result<Vec<String>> {
+        let output = self.output("verify", arguments)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let sum = lines.pop().with_context(|| format!("`lb verify`: {}", stderr.trim()))?;
+        if output.status.success() != (lines.is_empty() && sum.starts_with("exact: ")) {
+            bail!("`lb verify` ends with {} and says {text}", output.status);
+        }
+        Ok(lines)
+    }
+
+    /// Sends a signal to the process, if it runs.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.as_ref().map_or(Ok(()), |process| process.signal(signal))
+    }
+
     /// What a subcommand prints for people.
     pub fn text(&self, subcommand: &str) -> Result<String> {
         let output = self.output(subcommand, &[])?;

@@ -1,6 +1,7 @@
 //! The metrics, read from the kernel at each scrape.
 
 use super::aging::AgingMetrics;
+use super::repairs::RepairMetrics;
 use super::status::SharedStatus;
 use crate::dataplane::maps::{MapFill, Maps, MapsError, Pressure, fill};
 use crate::flows::{FlowCount, census};
@@ -32,7 +33,7 @@ impl Metrics {
         pin_dir: &Path,
         status: Arc<SharedStatus>,
         sync_duration: Histogram,
-        aging: &AgingMetrics,
+        (aging, repairs): (&AgingMetrics, &RepairMetrics),
     ) -> Result<Self, MapsError> {
         let mut registry = Registry::default();
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
@@ -43,6 +44,7 @@ impl Metrics {
             sync_duration,
         );
         aging.register(&mut registry);
+        repairs.register(&mut registry);
         let maps = Maps::open(pin_dir)?;
         let kernel = Kernel { pin_dir: pin_dir.to_path_buf(), maps, status };
         registry.register_collector(Box::new(kernel));

@@ -10,18 +10,23 @@ mod memory;
 mod metrics;
 mod node;
 mod pidfd;
+mod repairs;
 mod report;
 mod socket;
 mod stale;
 mod status;
 mod sysctl;
 mod takeover;
+mod verify;
 
 pub(crate) use socket::remove_stale_socket;
-pub use socket::{SocketError, ask};
+pub use socket::{SocketError, ask, ask_to_verify};
 pub(crate) use status::unix_now;
-pub use status::{AgentInfo, AgentStatus, HookInfo, ProblemInfo, SocketInfo, SyncInfo};
+pub use status::{
+    AgentInfo, AgentStatus, CheckInfo, HookInfo, ProblemInfo, RepairInfo, SocketInfo, SyncInfo,
+};
 pub use takeover::TakeoverError;
+pub use verify::{VerifyConfig, VerifyError, verify};
 
 use crate::cli::{BehaviourArgs, ListenAddress};
 use crate::dataplane::maps::{MapsError, costs};
@@ -33,8 +38,9 @@ use crate::source::SourceError;
 use aging::{Aging, AgingMetrics};
 use health::{Healthz, ProxyHealth};
 use nix::sys::stat::{Mode, umask};
-use node::{Node, Source, hook_options};
+use node::{Node, Source, Watch, hook_options};
 use prometheus_client::metrics::histogram::Histogram;
+use repairs::{RepairMetrics, Repairs};
 use report::Report;
 use socket::StatusSocket;
 use status::SharedStatus;
@@ -47,6 +53,7 @@ use takeover::Incumbent;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use verify::Verifier;
 
 /// Where metrics are served if nobody says otherwise; kube-proxy's port.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10_249);
@@ -160,13 +167,21 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let Place { hooks, socket, listener, healthz } = Place::take(&config, &options).await?;
     let sync_duration = metrics::sync_duration();
     let health = Arc::new(ProxyHealth::default());
-    let mut node = Node::open(&config, source, hooks, report, sync_duration.clone(), &health)?;
+    let repairs = RepairMetrics::new();
+    let (verifier, questions) = Verifier::new();
+    let watch = Watch {
+        repairs: Repairs::new(Arc::clone(&status), repairs.clone()),
+        questions,
+        next: None,
+    };
+    let mut node =
+        Node::open(&config, source, hooks, report, sync_duration.clone(), &health, watch)?;
     tell_costs(&config.hooks.pin_dir)?;
     let aging = AgingMetrics::new();
     let _aging = Aging::start(&config.hooks.pin_dir, aging.clone())?;
-    let socket = tokio::spawn(socket.serve(Arc::clone(&status)));
+    let socket = tokio::spawn(socket.serve(Arc::clone(&status), verifier));
     if let Some(listener) = listener {
-        serve_metrics(&config, listener, &status, sync_duration, &aging)?;
+        serve_metrics(&config, listener, &status, sync_duration, (&aging, &repairs))?;
     }
     if let Some(healthz) = healthz {
         let address = healthz.address().to_string();
@@ -243,12 +258,12 @@ fn serve_metrics(
     listener: TcpListener,
     status: &Arc<SharedStatus>,
     sync_duration: Histogram,
-    aging: &AgingMetrics,
+    loops: (&AgingMetrics, &RepairMetrics),
 ) -> Result<(), AgentError> {
     let address = listener.local_addr().map_or_else(|_| String::new(), |addr| addr.to_string());
     status.update(|status| status.agent.metrics = Some(address));
     let pin_dir = &config.hooks.pin_dir;
-    let metrics = metrics::Metrics::new(pin_dir, Arc::clone(status), sync_duration, aging)?;
+    let metrics = metrics::Metrics::new(pin_dir, Arc::clone(status), sync_duration, loops)?;
     tokio::spawn(http::serve(listener, metrics, Arc::clone(status)));
     Ok(())
 }

@@ -3,13 +3,16 @@
 
 use super::health::{HealthPorts, ProxyHealth};
 use super::memory;
+use super::repairs::{INTERVAL, Repairs};
 use super::report::Report;
 use super::stale::StaleSockets;
 use super::status::{SyncInfo, unix_now};
+use super::verify::{Answer, sizes};
 use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, sysctl};
 use crate::cli::BehaviourArgs;
-use crate::dataplane::{HookOptions, Hooks};
+use crate::dataplane::{HookOptions, Hooks, SyncReport};
 use crate::desired::{Compiler, Problem, SlowStart, service_cidrs, spared_addresses};
+use crate::drift::Verification;
 use crate::model;
 use crate::netlink::{NetworkState, NetworkWatcher};
 use crate::reconcile::{NetworkFacts, Programmer, QUARANTINE};
@@ -45,6 +48,16 @@ impl Source {
     }
 }
 
+/// How the loop keeps an eye on the kernel.
+pub(super) struct Watch {
+    /// What had to be put right.
+    pub(super) repairs: Repairs,
+    /// Who wants to know whether all is well.
+    pub(super) questions: mpsc::Receiver<Answer>,
+    /// When it looks next.
+    pub(super) next: Option<Instant>,
+}
+
 /// Everything that the loop works with.
 pub(super) struct Node {
     manifests: ManifestDir,
@@ -74,6 +87,7 @@ pub(super) struct Node {
     reweigh: Option<Instant>,
     /// When ports that can't be listened on are tried again.
     relisten: Option<Instant>,
+    watch: Watch,
 }
 
 /// What the loop wakes up for.
@@ -81,6 +95,7 @@ enum Event {
     Manifests,
     Network(NetworkState),
     NetworkLost(String),
+    Verify(Answer),
     Timer,
 }
 
@@ -93,6 +108,7 @@ impl Node {
         report: Report,
         sync_duration: Histogram,
         health: &Arc<ProxyHealth>,
+        watch: Watch,
     ) -> Result<Self, AgentError> {
         let network = NetworkWatcher::new(config.network.clone())?;
         report.set_agent(agent_info(config));
@@ -129,6 +145,7 @@ impl Node {
             recheck: None,
             reweigh: None,
             relisten: None,
+            watch,
         };
         // What can't be read may be what is in force.
         node.programmer.hold();
@@ -139,6 +156,7 @@ impl Node {
         node.apply();
         node.attach();
         node.serve_sockets(pin_dir)?;
+        node.put_right();
         memory::give_back();
         Ok(node)
     }
@@ -172,6 +190,10 @@ impl Node {
                     self.report.set_network_error(Some(error));
                     tokio::time::sleep(RETRY).await;
                 }
+                Some(Event::Verify(answer)) => {
+                    // Who asked may have left.
+                    let _ = answer.send(self.verify());
+                }
                 Some(Event::Timer) => self.tick(),
                 None => return,
             }
@@ -179,7 +201,7 @@ impl Node {
     }
 
     async fn next(&mut self) -> Option<Event> {
-        let own = [self.retry, self.recheck, self.reweigh, self.relisten];
+        let own = [self.retry, self.recheck, self.reweigh, self.relisten, self.watch.next];
         let parts = [self.programmer.next_expiry(), self.stale.due()];
         let deadline = own.into_iter().chain(parts).flatten().min();
         let timer = async {
@@ -194,6 +216,7 @@ impl Node {
                 Ok(state) => Event::Network(state.clone()),
                 Err(error) => Event::NetworkLost(error.to_string()),
             }),
+            Some(answer) = self.watch.questions.recv() => Some(Event::Verify(answer)),
             () = timer => Some(Event::Timer),
         }
     }
@@ -312,6 +335,10 @@ impl Node {
 
     fn attach(&mut self) {
         let synced = self.hooks.sync(self.network.state());
+        self.attached(synced);
+    }
+
+    fn attached(&mut self, synced: SyncReport) {
         if synced.attached + synced.detached > 0 {
             let (attached, detached) = (synced.attached, synced.detached);
             tracing::info!("{attached} hooks attached, {detached} detached");
@@ -321,6 +348,46 @@ impl Node {
         if self.report.has_hook_failures() {
             self.retry_in(RETRY);
         }
+    }
+
+    /// Puts right what somebody else removed or altered.
+    fn put_right(&mut self) {
+        let begin = Instant::now();
+        let mut errors = Vec::new();
+        let mut drift = self.programmer.repair().unwrap_or_else(|error| {
+            errors.push(error.to_string());
+            Vec::new()
+        });
+        match self.hooks.repair(self.network.state()) {
+            Ok(repaired) => {
+                if let Some(synced) = repaired.sync {
+                    self.attached(synced);
+                }
+                if let Some(sockets) = repaired.sockets {
+                    self.report.set_sockets(sockets.into());
+                }
+                drift.extend(repaired.drift);
+            }
+            Err(error) => errors.push(error.to_string()),
+        }
+        self.report.set_check_error((!errors.is_empty()).then(|| errors.join("; ")));
+        self.watch.repairs.checked(&drift, begin.elapsed());
+        self.watch.next = Some(Instant::now() + INTERVAL);
+    }
+
+    /// What the kernel holds otherwise than it should.
+    fn verify(&self) -> Result<Verification, String> {
+        let now = Instant::now();
+        // Weights as they are at this moment; when they change is planned.
+        let mut weights = self.slow_start.clone();
+        let desired = weights.weigh(self.compiler.desired(), now);
+        let text = |error: &dyn std::error::Error| error.to_string();
+        let rows = self.programmer.verify(&desired, &self.facts, now);
+        let mut differences = rows.map_err(|error| text(&error))?;
+        let hooks = self.hooks.inspect(self.network.state());
+        differences.extend(hooks.map_err(|error| text(&error))?);
+        let (hooks, pins) = self.hooks.sizes();
+        Ok(Verification { hooks, pins, differences, ..sizes(&desired) })
     }
 
     /// Attaches to the calls of sockets, now that there is something to answer
@@ -351,6 +418,8 @@ impl Node {
             self.check_system();
         } else if due(self.relisten) {
             self.listen();
+        } else if due(self.watch.next) {
+            self.put_right();
         } else if let Err(error) = self.programmer.expire(now) {
             self.report.set_apply_error(error.to_string());
             self.retry_in(RETRY);

@@ -28,6 +28,7 @@ struct Warnings {
     idle: Option<String>,
     sockets: Option<String>,
     stale: Option<String>,
+    check: Option<String>,
 }
 
 /// What keeps the agent from its work, by where it comes from.
@@ -182,6 +183,14 @@ impl Report {
         self.publish();
     }
 
+    /// Whether hooks and pins can be compared with what they should be.
+    pub(super) fn set_check_error(&mut self, error: Option<String>) {
+        self.warnings.check = error.map(|error| {
+            format!("what somebody else removes or alters may not be put right: {error}")
+        });
+        self.publish();
+    }
+
     /// Whether a hook is missing that should be there.
     pub(super) const fn has_hook_failures(&self) -> bool {
         !self.errors.hooks.is_empty()
@@ -189,9 +198,10 @@ impl Report {
 
     /// Logs what is new and what is over, and updates the status.
     fn publish(&mut self) {
-        let Warnings { lasting, node, held, system, idle, sockets, stale } = &self.warnings;
+        let Warnings { lasting, node, held, system, idle, sockets, stale, check } = &self.warnings;
         let warnings = lasting.iter().chain(node).chain(held).chain(system).chain(idle);
-        let warnings: Vec<String> = warnings.chain(sockets).chain(stale).cloned().collect();
+        let warnings: Vec<String> =
+            warnings.chain(sockets).chain(stale).chain(check).cloned().collect();
         let Errors { source, network, apply, hooks } = &self.errors;
         let reasons: Vec<String> =
             source.iter().chain(network).chain(apply).chain(hooks).cloned().collect();

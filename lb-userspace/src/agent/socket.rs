@@ -1,20 +1,27 @@
-//! The agent's socket: whoever connects gets the status as JSON.
+//! The agent's socket: whoever asks in one line, `status` or `verify`, gets the
+//! answer as JSON.
 
 use super::status::{AgentStatus, SharedStatus};
+use super::verify::Verifier;
+use crate::drift::Verification;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::de::DeserializeOwned;
 use std::fs::{self, Permissions};
-use std::io::{self, ErrorKind, Read as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixListener;
+use tokio::time::timeout;
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it may take to look at everything.
+const VERIFY_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What can go wrong with the socket.
 #[derive(Debug, Error)]
@@ -113,14 +120,13 @@ impl StatusSocket {
     }
 
     /// Answers for ever.
-    pub(super) async fn serve(self, status: Arc<SharedStatus>) {
+    pub(super) async fn serve(self, status: Arc<SharedStatus>, verifier: Verifier) {
         loop {
             match self.listener.accept().await {
-                Ok((mut stream, _)) => {
-                    let answer = serde_json::to_vec(&status.get()).unwrap_or_default();
+                Ok((stream, _)) => {
+                    let (status, verifier) = (Arc::clone(&status), verifier.clone());
                     tokio::spawn(async move {
-                        let write = stream.write_all(&answer);
-                        if !matches!(tokio::time::timeout(PATIENCE, write).await, Ok(Ok(()))) {
+                        if answer(stream, &status, &verifier).await.is_err() {
                             tracing::debug!("a client of the status socket left early");
                         }
                     });
@@ -133,6 +139,28 @@ impl StatusSocket {
             }
         }
     }
+}
+
+/// Longest line that means anything.
+const REQUEST: u64 = 16;
+const STATUS: &str = "status";
+const VERIFY: &str = "verify";
+
+/// One question and its answer. Nothing is a question about the status.
+async fn answer(
+    mut stream: tokio::net::UnixStream,
+    status: &SharedStatus,
+    verifier: &Verifier,
+) -> io::Result<()> {
+    let mut request = String::new();
+    let mut reader = BufReader::new(&mut stream).take(REQUEST);
+    timeout(PATIENCE, reader.read_line(&mut request)).await??;
+    let answer = match request.trim() {
+        "" | STATUS => serde_json::to_vec(&status.get()),
+        VERIFY => serde_json::to_vec(&verifier.verify().await),
+        _ => return Err(ErrorKind::InvalidInput.into()),
+    };
+    timeout(PATIENCE, stream.write_all(&answer.unwrap_or_default())).await?
 }
 
 impl Drop for StatusSocket {
@@ -166,6 +194,19 @@ pub(super) fn listener_of(path: &Path) -> (Option<u32>, Vec<u8>) {
 
 /// Asks the agent for its status.
 pub fn ask(path: &Path) -> Result<AgentStatus, SocketError> {
+    request(path, STATUS, PATIENCE)
+}
+
+/// Asks the agent whether the kernel holds what it should.
+pub fn ask_to_verify(path: &Path) -> Result<Result<Verification, String>, SocketError> {
+    request(path, VERIFY, VERIFY_PATIENCE)
+}
+
+fn request<T: DeserializeOwned>(
+    path: &Path,
+    what: &str,
+    patience: Duration,
+) -> Result<T, SocketError> {
     let absent = [ErrorKind::NotFound, ErrorKind::ConnectionRefused, ErrorKind::NotADirectory];
     let failed = |source: io::Error| {
         let path = path.to_path_buf();
@@ -176,7 +217,8 @@ pub fn ask(path: &Path) -> Result<AgentStatus, SocketError> {
         }
     };
     let mut stream = UnixStream::connect(path).map_err(failed)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    stream.set_read_timeout(Some(patience)).map_err(failed)?;
+    writeln!(stream, "{what}").map_err(failed)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(failed)?;
     serde_json::from_slice(&answer)
@@ -209,7 +251,7 @@ mod tests {
 
         let status = Arc::new(SharedStatus::default());
         status.update(|status| status.warnings.push("careful".to_owned()));
-        let server = tokio::spawn(socket.serve(Arc::clone(&status)));
+        let server = tokio::spawn(socket.serve(Arc::clone(&status), Verifier::new().0));
         let asked = path.clone();
         let answer = tokio::task::spawn_blocking(move || ask(&asked)).await.unwrap().unwrap();
         assert_eq!(answer, status.get());

@@ -4,6 +4,7 @@
 use crate::dataplane::{HookStatus, SocketStatus};
 use crate::desired::{Problem, Severity};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -19,6 +20,9 @@ pub struct AgentStatus {
     pub sockets: SocketInfo,
     /// The last time that the kernel was brought up to date.
     pub last_sync: Option<SyncInfo>,
+    /// The last time that the kernel was compared with what it should hold.
+    #[serde(default)]
+    pub last_check: Option<CheckInfo>,
     /// Objects that are refused, or in force only in part.
     pub problems: Vec<ProblemInfo>,
     /// What works, but perhaps not as intended.
@@ -110,6 +114,29 @@ pub struct SyncInfo {
     /// How many rows of maps, or runs of slots, that took.
     #[serde(default)]
     pub writes: usize,
+}
+
+/// One time that the kernel was compared with what it should hold, and what had
+/// to be put right since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CheckInfo {
+    /// When, in seconds since 1970.
+    pub at: f64,
+    /// How long it took.
+    pub duration_seconds: f64,
+    /// What was put right, by kind.
+    pub repairs: BTreeMap<String, u64>,
+    /// What was put right last.
+    pub last_repair: Option<RepairInfo>,
+}
+
+/// Something that was put right.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RepairInfo {
+    /// When, in seconds since 1970.
+    pub at: f64,
+    /// What was wrong.
+    pub text: String,
 }
 
 /// Something that is wrong with an object.

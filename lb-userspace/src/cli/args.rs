@@ -2,6 +2,7 @@
 
 use super::behaviour::BehaviourArgs;
 use super::connections::ConnectionsArgs;
+use super::verify::VerifyArgs;
 use crate::cmd::check::CheckArgs;
 use crate::cmd::cleanup::CleanupArgs;
 use crate::dataplane::{DEFAULT_PIN_DIR, SocketClients, TcPreference, XdpPreference};
@@ -63,6 +64,12 @@ pub enum Command {
     /// The exit status is 1 if no agent runs or it can't do its work. Objects that are refused are
     /// listed, and are no reason.
     Status(StatusArgs),
+    /// Compare what the kernel holds with what it should: map rows, hooks, pins
+    ///
+    /// One line for each difference; the exit status is 1 if there is any. The agent is asked, which
+    /// puts right what it finds within seconds. With --manifests it is told without one, from the
+    /// directory and the network as they are now: give the flags that the agent was given.
+    Verify(Box<VerifyArgs>),
 }
 
 /// Where everything is pinned.

@@ -4,6 +4,7 @@ mod args;
 mod behaviour;
 mod connections;
 mod output;
+mod verify;
 
 pub use args::{
     AgentArgs, Cli, Command, Format, ListenAddress, PinArgs, ServicesArgs, SocketArgs, StatusArgs,
@@ -12,6 +13,7 @@ pub use behaviour::{BehaviourArgs, DetectLocal, NoLocalEndpoint, NodePortAddress
 pub use connections::ConnectionsArgs;
 pub(crate) use output::print_json;
 pub use output::{Table, print};
+pub use verify::VerifyArgs;
 
 use crate::{agent, cmd};
 use clap::Parser as _;
@@ -32,6 +34,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }),
         Command::Status(args) => cmd::status::run(&args),
+        Command::Verify(args) => cmd::verify::run(*args),
     };
     match result {
         Ok(code) => code,

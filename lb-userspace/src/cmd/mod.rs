@@ -7,3 +7,4 @@ pub mod connections;
 mod explain;
 pub mod services;
 pub mod status;
+pub mod verify;

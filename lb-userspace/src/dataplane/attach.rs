@@ -114,14 +114,14 @@ pub(super) fn is_live(path: &Path, kind: LinkKind, index: u32) -> bool {
 
 /// What a pinned link does; none if there is no such pin.
 pub(super) fn info(path: &Path) -> Option<LinkInfo> {
-    let link = sys::open_link(path).ok()?;
+    let link = sys::open_pin(path).ok()?;
     sys::link_info(link.as_fd()).ok()
 }
 
 /// Detaches a pinned link and removes the pin; true if it was attached.
 pub(super) fn detach(path: &Path) -> io::Result<bool> {
     // Fails for a link whose interface is gone, which needs no detaching.
-    let detached = sys::open_link(path).and_then(|link| sys::detach_link(link.as_fd())).is_ok();
+    let detached = sys::open_pin(path).and_then(|link| sys::detach_link(link.as_fd())).is_ok();
     remove_pin(path)?;
     Ok(detached)
 }

@@ -50,6 +50,15 @@ impl Clsact {
         self.map.as_ref().is_some_and(|map| map.get(&index, 0).is_ok())
     }
 
+    /// Whether a filter of ours is there.
+    pub(super) fn has_filter(
+        &self,
+        index: u32,
+        direction: Direction,
+    ) -> Result<bool, NetlinkError> {
+        Ok(tc::filters(index, direction)?.iter().any(|filter| self.is_ours(filter)))
+    }
+
     /// Adds a filter, or replaces the one that is there in place.
     pub(super) fn attach(
         &mut self,
@@ -63,8 +72,7 @@ impl Clsact {
             Direction::Egress => TcAttachType::Egress,
         };
         let handle = TcHandle::from(self.handle);
-        let there = tc::filters(link.index, direction)?.iter().any(|filter| self.is_ours(filter));
-        let id = if there {
+        let id = if self.has_filter(link.index, direction)? {
             let old = SchedClassifierLink::attached(&link.name, side, PRIORITY, handle, None)?;
             program.attach_to_link(old)?
         } else {

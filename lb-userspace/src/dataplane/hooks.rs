@@ -2,7 +2,8 @@
 //! names, from one state to the next and from one process to the next.
 
 use super::attach::{self, AttachError};
-use super::clsact::Clsact;
+use super::clsact::{self, Clsact};
+use super::keeper::Keeper;
 use super::load::Programs;
 use super::log::ProgramLog;
 use super::migrate::MovingFlows;
@@ -18,22 +19,26 @@ use crate::netlink::{Link, NetworkState};
 use crate::privilege;
 use lb_common::names;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 
 /// The loaded programs and where they are attached. Dropping it detaches
 /// nothing.
 pub struct Hooks {
-    options: HookOptions,
-    pins: PinDir,
-    programs: Programs,
-    rows: Rows,
-    clsact: Clsact,
-    attached: BTreeMap<(u32, HookPoint), HookStatus>,
+    pub(super) options: HookOptions,
+    pub(super) pins: PinDir,
+    pub(super) programs: Programs,
+    pub(super) rows: Rows,
+    pub(super) clsact: Clsact,
+    pub(super) keeper: Keeper,
+    pub(super) attached: BTreeMap<(u32, HookPoint), HookStatus>,
+    /// Whether the hooks of sockets are attached.
+    pub(super) serves_sockets: bool,
     /// Links of an earlier process that the next state may still want.
     inherited: Vec<LinkKey>,
     /// Flows on their way to tables of another size.
     moving: Option<MovingFlows>,
     _log: Option<ProgramLog>,
-    _lock: PinLock,
+    pub(super) lock: PinLock,
 }
 
 impl Hooks {
@@ -76,17 +81,21 @@ impl Hooks {
             }
             None => layout::settle(options, &pins)?,
         };
+        let mut keeper = Keeper::default();
+        keeper.keep_maps(&pins);
         Ok(Self {
             options: options.clone(),
             rows: Rows::open(&pins)?,
             clsact: Clsact::open(&pins)?,
+            keeper,
             _log: ProgramLog::start(programs.object()),
             programs,
             attached: BTreeMap::new(),
+            serves_sockets: false,
             inherited,
             moving,
             pins,
-            _lock: lock,
+            lock,
         })
     }
 
@@ -103,7 +112,14 @@ impl Hooks {
     /// Attaches to the calls of sockets, or detaches, as the options say. What
     /// fails is in the status.
     pub fn attach_sockets(&mut self) -> SocketStatus {
-        sockets::attach(&mut self.programs, self.options.socket_clients, &self.pins)
+        let clients = self.options.socket_clients;
+        let status = sockets::attach(&mut self.programs, clients, &self.pins);
+        self.serves_sockets = status.cgroup.is_some();
+        for (_, call) in names::PROGS_SOCKET {
+            let pin = self.pins.socket_link(call);
+            if self.serves_sockets { self.keeper.keep(&pin) } else { self.keeper.release(&pin) }
+        }
+        status
     }
 
     /// Attaches to what the state names and detaches from the rest. What fails
@@ -134,10 +150,12 @@ impl Hooks {
         if let Err(error) = self.rows.put_node(&state.links) {
             report.failures.push(error.to_string());
         }
-        if let Some(moving) = self.moving.take()
-            && let Err(error) = moving.finish()
-        {
-            report.failures.push(error.to_string());
+        if let Some(moving) = self.moving.take() {
+            if let Err(error) = moving.finish() {
+                report.failures.push(error.to_string());
+            }
+            // Other tables are pinned now.
+            self.keeper.keep_maps(&self.pins);
         }
         report
     }
@@ -163,17 +181,7 @@ impl Hooks {
 
     fn attach_tc(&mut self, link: &Link, hook: HookPoint) -> Result<Mode, AttachError> {
         let key = LinkKey { index: link.index, hook, mode: Mode::Tcx };
-        let (direction, name) = match (hook, link.has_mac) {
-            (HookPoint::Egress, true) => (Direction::Egress, names::PROG_EGRESS),
-            (HookPoint::Egress, false) => (Direction::Egress, names::PROG_EGRESS_L3),
-            (HookPoint::Ingress | HookPoint::Xdp, true) => {
-                (Direction::Ingress, names::PROG_INGRESS)
-            }
-            (HookPoint::Ingress | HookPoint::Xdp, false) => {
-                (Direction::Ingress, names::PROG_INGRESS_L3)
-            }
-        };
-        let program = self.programs.classifier(name)?;
+        let program = self.programs.classifier(classifier(hook, link.has_mac))?;
         if self.options.tc != TcPreference::Clsact {
             match attach::tcx(program, link, key, &self.pins) {
                 Err(error) if self.options.tc == TcPreference::Auto && error.is_unsupported() => {}
@@ -184,12 +192,14 @@ impl Hooks {
                     if hook == HookPoint::Egress && self.clsact.contains(link.index) {
                         self.clsact.detach(link.index)?;
                     }
+                    self.keeper.keep(&self.pins.link(key));
                     return Ok(Mode::Tcx);
                 }
             }
         }
-        self.clsact.attach(program, link, direction)?;
-        attach::detach(&self.pins.link(key))?;
+        self.clsact.attach(program, link, direction(hook))?;
+        self.keeper.keep(&self.pins.map(clsact::MAP));
+        self.detach_link(key)?;
         Ok(Mode::Clsact)
     }
 
@@ -210,7 +220,7 @@ impl Hooks {
                 }
             }
             plan @ (Plan::None | Plan::Without(_)) => {
-                let detached = xdp::detach_all(link.index, &self.pins).unwrap_or(false);
+                let detached = self.detach_xdp(link.index).unwrap_or(false);
                 report.detached += usize::from(detached);
                 self.attached.remove(&(link.index, hook));
                 if let Plan::Without(note) = plan {
@@ -228,7 +238,30 @@ impl Hooks {
 
     fn attach_xdp(&mut self, link: &Link, mode: Mode) -> Result<(), AttachError> {
         let program = self.programs.xdp()?;
-        xdp::attach(program, link, mode, &self.pins)
+        // The kernel allows one mode at a time. TC does the work meanwhile.
+        let other = if mode == Mode::Native { Mode::Generic } else { Mode::Native };
+        let key = |mode| LinkKey { index: link.index, hook: HookPoint::Xdp, mode };
+        self.keeper.release(&self.pins.link(key(other)));
+        xdp::attach(program, link, mode, &self.pins)?;
+        self.keeper.keep(&self.pins.link(key(mode)));
+        Ok(())
+    }
+
+    /// Detaches XDP in either mode; true if it was attached.
+    fn detach_xdp(&mut self, index: u32) -> io::Result<bool> {
+        let mut detached = false;
+        for mode in [Mode::Native, Mode::Generic] {
+            detached |= self.detach_link(LinkKey { index, hook: HookPoint::Xdp, mode })?;
+        }
+        Ok(detached)
+    }
+
+    /// Detaches a link; true if it was attached.
+    fn detach_link(&mut self, key: LinkKey) -> io::Result<bool> {
+        let path = self.pins.link(key);
+        let detached = attach::detach(&path);
+        self.keeper.release(&path);
+        detached
     }
 
     /// Whether the hook is attached already; brings its description up to date.
@@ -299,7 +332,7 @@ impl Hooks {
             }
         }
         for key in gone {
-            match attach::detach(&self.pins.link(key)) {
+            match self.detach_link(key) {
                 Ok(_) => report.detached += 1,
                 Err(error) => report.failures.push(format!(
                     "interface number {}, {}: the pin could not be removed: {error}",
@@ -317,6 +350,24 @@ impl Hooks {
         if let Err(error) = self.rows.retain(wanted) {
             report.failures.push(error.to_string());
         }
+    }
+}
+
+/// The program for a hook at TC.
+pub(super) const fn classifier(hook: HookPoint, has_mac: bool) -> &'static str {
+    match (hook, has_mac) {
+        (HookPoint::Egress, true) => names::PROG_EGRESS,
+        (HookPoint::Egress, false) => names::PROG_EGRESS_L3,
+        (HookPoint::Ingress | HookPoint::Xdp, true) => names::PROG_INGRESS,
+        (HookPoint::Ingress | HookPoint::Xdp, false) => names::PROG_INGRESS_L3,
+    }
+}
+
+/// Which packets a hook at TC sees.
+pub(super) const fn direction(hook: HookPoint) -> Direction {
+    match hook {
+        HookPoint::Egress => Direction::Egress,
+        HookPoint::Ingress | HookPoint::Xdp => Direction::Ingress,
     }
 }
 

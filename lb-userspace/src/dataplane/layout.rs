@@ -49,10 +49,12 @@ pub(super) fn settle(
     if pins.staged().map(abi::MAP).exists() {
         teardown::remove_staged(pins);
     }
-    if let Some(difference) = difference(pins, &spec::mismatches(pins, &options.sizes)?)? {
+    let mismatches = spec::mismatches(pins, &options.sizes)?;
+    if let Some(difference) = difference(pins, &mismatches)? {
         return replace(options, pins, difference);
     }
     abi::write(pins, abi::Abi::current())?;
+    forget_rings(pins, &mismatches)?;
     let mut moving = MovingFlows::begin(pins, &options.sizes)?;
     if let Some(moving) = &mut moving
         && let Some((map, rows, room)) = moving.too_many()?
@@ -101,7 +103,24 @@ fn refusal(pins: &PinDir, difference: Difference) -> DataplaneError {
 }
 
 fn is_resized_flows(mismatch: &Mismatch) -> bool {
-    mismatch.is_number_of_rows() && [V4::MAP, V6::MAP].contains(&mismatch.map)
+    let resized = [V4::MAP, V6::MAP, names::MAP_YOUNG_V4, names::MAP_YOUNG_V6];
+    mismatch.is_number_of_rows() && resized.contains(&mismatch.map)
+}
+
+/// Unpins the rings of young flows that have another size than the flow tables
+/// ask for: new ones are made, and the flows in the old ones are left to age.
+fn forget_rings(pins: &PinDir, mismatches: &[Mismatch]) -> Result<(), DataplaneError> {
+    for Mismatch { map, .. } in mismatches {
+        if [names::MAP_YOUNG_V4, names::MAP_YOUNG_V6].contains(map) {
+            let path = pins.map(map);
+            std::fs::remove_file(&path).map_err(|source| DataplaneError::Io {
+                operation: "remove",
+                path,
+                source,
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Puts new maps in the place of those that are pinned. The programs that are

@@ -109,6 +109,11 @@ impl Programs {
         })
     }
 
+    /// The id of a program, if it is loaded.
+    pub(super) fn id(&self, name: &str) -> Option<u32> {
+        self.ebpf.program(name)?.info().ok().map(|info| info.id())
+    }
+
     fn ready(
         &mut self,
         name: &'static str,

@@ -4,7 +4,7 @@
 use super::{DataplaneError, HookPoint, Mode, bpffs};
 use crate::privilege;
 use nix::unistd::geteuid;
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, File, Metadata, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,16 @@ pub struct PinDir(PathBuf);
 /// Keeps others from changing the pins, as long as it lives.
 #[derive(Debug)]
 pub(super) struct PinLock {
-    _directory: File,
+    directory: File,
+}
+
+impl PinLock {
+    /// Whether the directory that is there now is the one that is locked.
+    pub(super) fn covers(&self, pins: &PinDir) -> bool {
+        let place = |file: &Metadata| (file.dev(), file.ino());
+        let locked = self.directory.metadata().map(|file| place(&file));
+        fs::metadata(pins.path()).is_ok_and(|now| locked.is_ok_and(|locked| locked == place(&now)))
+    }
 }
 
 /// Which hook of which interface a pinned link is.
@@ -135,7 +144,7 @@ impl PinDir {
             |operation, source| DataplaneError::Io { operation, path: self.0.clone(), source };
         let directory = File::open(&self.0).map_err(|source| fail("open", source))?;
         match directory.try_lock() {
-            Ok(()) => Ok(PinLock { _directory: directory }),
+            Ok(()) => Ok(PinLock { directory }),
             Err(TryLockError::WouldBlock) => Err(DataplaneError::InUse { pin_dir: self.0.clone() }),
             Err(TryLockError::Error(source)) => Err(fail("lock", source)),
         }

@@ -7,7 +7,7 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use lb_common::names::MAP_INTERFACES;
 use lb_common::value::NODE_ITSELF;
 use lb_common::{Interface, V4, V6};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The interface map.
 pub(super) struct Rows(HashMap<MapData, u32, Interface>);
@@ -24,16 +24,7 @@ impl Rows {
     }
 
     pub(super) fn put(&mut self, link: &Link, xdp: bool) -> Result<(), DataplaneError> {
-        let row = Interface {
-            role: link.role.number(),
-            xdp: u8::from(xdp),
-            local: u8::from(link.local_clients),
-            port: u8::from(link.bridge_port),
-            snat_v4: link.snat_v4.map_or(0, |address| V4::from(address).0),
-            snat_v6: link.snat_v6.map_or([0; 4], |address| V6::from(address).0),
-            mac: link.mac.unwrap_or_default(),
-            pad: [0; 2],
-        };
+        let row = row_of(link, xdp);
         if self.0.get(&link.index, 0).is_ok_and(|old| old == row) {
             return Ok(());
         }
@@ -42,19 +33,16 @@ impl Rows {
 
     /// The addresses by which processes of the node itself count as clients.
     pub(super) fn put_node(&mut self, links: &[Link]) -> Result<(), DataplaneError> {
-        let uplinks = || links.iter().filter(|link| link.role == Role::Uplink);
-        let all = || uplinks().chain(links);
-        let v4 = all().find_map(|link| link.snat_v4);
-        let v6 = all().find_map(|link| link.snat_v6);
-        let row = Interface {
-            snat_v4: v4.map_or(0, |address| V4::from(address).0),
-            snat_v6: v6.map_or([0; 4], |address| V6::from(address).0),
-            ..Interface::default()
-        };
+        let row = row_of_node(links);
         if self.0.get(&NODE_ITSELF, 0).is_ok_and(|old| old == row) {
             return Ok(());
         }
         self.0.insert(NODE_ITSELF, row, 0).map_err(fail)
+    }
+
+    /// Every row.
+    pub(super) fn all(&self) -> Result<BTreeMap<u32, Interface>, DataplaneError> {
+        self.0.iter().collect::<Result<_, _>>().map_err(fail)
     }
 
     /// Removes every row but those of the given interfaces, and the node's own.
@@ -69,6 +57,33 @@ impl Rows {
             }
         }
         Ok(())
+    }
+}
+
+/// What the programs have to know of an interface.
+pub(super) fn row_of(link: &Link, xdp: bool) -> Interface {
+    Interface {
+        role: link.role.number(),
+        xdp: u8::from(xdp),
+        local: u8::from(link.local_clients),
+        port: u8::from(link.bridge_port),
+        snat_v4: link.snat_v4.map_or(0, |address| V4::from(address).0),
+        snat_v6: link.snat_v6.map_or([0; 4], |address| V6::from(address).0),
+        mac: link.mac.unwrap_or_default(),
+        pad: [0; 2],
+    }
+}
+
+/// What they have to know of the node itself.
+pub(super) fn row_of_node(links: &[Link]) -> Interface {
+    let uplinks = || links.iter().filter(|link| link.role == Role::Uplink);
+    let all = || uplinks().chain(links);
+    let v4 = all().find_map(|link| link.snat_v4);
+    let v6 = all().find_map(|link| link.snat_v6);
+    Interface {
+        snat_v4: v4.map_or(0, |address| V4::from(address).0),
+        snat_v6: v6.map_or([0; 4], |address| V6::from(address).0),
+        ..Interface::default()
     }
 }
 

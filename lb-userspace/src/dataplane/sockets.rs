@@ -93,7 +93,7 @@ fn attach_one(
 ) -> Result<(), AttachError> {
     let program = programs.socket(name)?;
     if is_live(pin) {
-        let link = sys::open_link(pin)?;
+        let link = sys::open_pin(pin)?;
         return Ok(sys::update_link(link.as_fd(), program.fd()?.as_fd())?);
     }
     attach::detach(pin)?;

@@ -1,6 +1,6 @@
 //! The few calls of `bpf(2)` that aya does not offer: what a pinned link is
-//! attached to, detaching it at once, whether an object still exists, and
-//! reading many rows of a map at once.
+//! attached to, detaching it at once, pinning by descriptor, whether an object
+//! still exists, and reading many rows of a map at once.
 
 use aya::Pod;
 use std::ffi::CString;
@@ -99,14 +99,35 @@ pub(super) struct LinkInfo {
     pub index: u32,
 }
 
-/// Opens a pinned link.
-pub(super) fn open_link(path: &Path) -> io::Result<OwnedFd> {
+/// Opens what is pinned.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut attributes = Attributes::new().with(0, path.as_ptr().expose_provenance().to_ne_bytes());
     let fd = bpf(OBJ_GET, &mut attributes)?;
     // SAFETY: the kernel made this descriptor for us just now; nobody else
     // owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Pins a map or a link where nothing is.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = Attributes::new()
+        .with(0, path.as_ptr().expose_provenance().to_ne_bytes())
+        .with(8, object.as_raw_fd().to_ne_bytes());
+    bpf(OBJ_PIN, &mut attributes).map(drop)
+}
+
+/// The id of a map or a link: what both kinds of information begin with, behind
+/// the type.
+pub(super) fn object_id(object: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut head = [0_u32; 2];
+    let mut attributes = Attributes::new()
+        .with(0, object.as_raw_fd().to_ne_bytes())
+        .with(4, 8_u32.to_ne_bytes())
+        .with(8, (&raw mut head).expose_provenance().to_ne_bytes());
+    bpf(OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(head[1])
 }
 
 /// What a link does at present.

@@ -8,7 +8,6 @@ use crate::netlink::{Link, Role};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::XdpLink;
 use aya::programs::{Xdp, XdpMode};
-use std::io;
 
 /// What XDP is to do on an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,15 +76,6 @@ pub(super) fn attach(
     // such a link fails and detaches it.
     let new: FdLink = program.take_link(id)?.try_into().map_err(|_invalid| AttachError::NoLinks)?;
     pin(new, &path, LinkKind::Xdp, link.index)
-}
-
-/// Detaches XDP in either mode; true if it was attached.
-pub(super) fn detach_all(index: u32, pins: &PinDir) -> io::Result<bool> {
-    let mut detached = false;
-    for mode in [Mode::Native, Mode::Generic] {
-        detached |= detach(&pins.link(LinkKey { index, hook: HookPoint::Xdp, mode }))?;
-    }
-    Ok(detached)
 }
 
 #[cfg(test)]

@@ -75,7 +75,12 @@ fn adopt_services(
 ) -> BTreeMap<ServicePortKey, ProgrammedService> {
     let mut services = BTreeMap::new();
     let mut taken = BTreeSet::new();
-    for (id, name) in &image.names {
+    // Of two rows for one name, which only a damaged map has, the one in force
+    // counts.
+    let in_force = |id: u32| image.services.get(id as usize).is_some_and(|row| row.used == 1);
+    let mut names: Vec<_> = image.names.iter().collect();
+    names.sort_by_key(|(id, _)| (!in_force(*id), *id));
+    for (id, name) in names {
         let row = image.services.get(*id as usize);
         match (key_of(name), row) {
             // Id 0 is never given out, so that a row of zeros names nobody.
@@ -83,7 +88,7 @@ fn adopt_services(
                 let mut service = ProgrammedService {
                     id: *id,
                     name: Some(Name(*name)),
-                    header: header_of(row),
+                    header: ServiceHeader::of(row),
                     slots: <[Slots; 4]>::default(),
                     backends: BTreeMap::new(),
                     settled: None,
@@ -164,15 +169,6 @@ const fn no_segment(service: u32, index: usize) -> Change {
     Change::Segment { service, index, segment: Segment { base: 0, len: 0 } }
 }
 
-fn header_of(row: &Service) -> ServiceHeader {
-    ServiceHeader {
-        policy: row.policy,
-        used: row.used == 1,
-        proto: row.proto,
-        affinity: row.affinity,
-    }
-}
-
 /// Takes rows out of force that no name owns.
 fn clear_leftovers(
     image: &Image,
@@ -188,8 +184,8 @@ fn clear_leftovers(
                 changes.push(no_segment(service, index));
             }
         }
-        let header = ServiceHeader { used: false, ..header_of(row) };
-        if header_of(row) != header {
+        let header = ServiceHeader { used: false, ..ServiceHeader::of(row) };
+        if ServiceHeader::of(row) != header {
             changes.push(Change::Header { service, header });
         }
     }

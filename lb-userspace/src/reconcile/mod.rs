@@ -8,6 +8,7 @@
 mod adopt;
 mod change;
 mod difference;
+mod drift;
 mod error;
 mod extents;
 mod frontends;
@@ -32,6 +33,7 @@ pub use state::QUARANTINE;
 
 use crate::dataplane::maps::{Maps, MapsError};
 use crate::desired::{Desired, ServicePortKey};
+use crate::drift::Drift;
 use change::Change;
 use image::Image;
 use ipnet::IpNet;
@@ -39,6 +41,39 @@ use state::Programmed;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// What the maps that are pinned below `pin_dir` hold otherwise than `desired`
+/// asks for, as far as that fits; writes nothing.
+pub fn verify(
+    pin_dir: &Path,
+    desired: &Desired,
+    facts: &NetworkFacts,
+    now: Instant,
+) -> Result<Vec<Drift>, MapsError> {
+    let maps = Maps::open(pin_dir)?;
+    let programmed = adopted(&maps, now)?;
+    compare(programmed, desired, &BTreeSet::new(), facts, &maps, now)
+}
+
+/// What an agent that starts would continue with.
+fn adopted(maps: &Maps, now: Instant) -> Result<Programmed, MapsError> {
+    Ok(adopt::adopt(Image::read(maps)?, now).0)
+}
+
+/// Plans the way to what is desired, and compares its end with the kernel.
+fn compare(
+    mut programmed: Programmed,
+    desired: &Desired,
+    held: &BTreeSet<ServicePortKey>,
+    facts: &NetworkFacts,
+    maps: &Maps,
+    now: Instant,
+) -> Result<Vec<Drift>, MapsError> {
+    // Everything is looked at, whatever is known of last time.
+    programmed.settled = None;
+    plan::plan(&mut programmed, desired, held, facts, now);
+    Ok(drift::find(&programmed, maps)?.drift)
+}
 
 /// What came of bringing the kernel up to date.
 #[derive(Debug, Default)]
@@ -186,6 +221,35 @@ impl Programmer {
         changes.iter().try_for_each(|change| self.write(change, &programmed))?;
         self.programmed = Some(programmed);
         Ok(())
+    }
+
+    /// Puts right what somebody else removed or altered, and says what that
+    /// was. Without a picture there is nothing to compare: the next update
+    /// begins with what the kernel holds.
+    pub fn repair(&mut self) -> Result<Vec<Drift>, ApplyError> {
+        // If a write fails, the picture still says how it should be.
+        let Some(programmed) = self.programmed.take() else { return Ok(Vec::new()) };
+        let found = drift::find(&programmed, &self.maps);
+        let repaired = found.map_err(ApplyError::from).and_then(|found| {
+            found.changes.iter().try_for_each(|change| self.write(change, &programmed))?;
+            Ok(found.drift)
+        });
+        self.programmed = Some(programmed);
+        repaired
+    }
+
+    /// What the kernel holds otherwise than `desired` asks for, as far as that
+    /// fits; writes nothing.
+    pub fn verify(
+        &self,
+        desired: &Desired,
+        facts: &NetworkFacts,
+        now: Instant,
+    ) -> Result<Vec<Drift>, MapsError> {
+        let facts = facts.with_service_cidrs(&self.held_cidrs);
+        let programmed = self.programmed.clone();
+        let programmed = programmed.map_or_else(|| adopted(&self.maps, now), Ok)?;
+        compare(programmed, desired, &self.held, &facts, &self.maps, now)
     }
 
     /// When [`Programmer::expire`] has something to do next.

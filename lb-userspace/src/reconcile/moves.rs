@@ -23,7 +23,22 @@ pub(super) fn move_all(
     let new = wanted.iter().filter(|(id, row)| old.get(id) != Some(row));
     let (others, fresh) =
         new.map(|(id, row)| (*id, *row)).partition(|(id, _)| old.contains_key(id));
+    // Also of those that stay: what is taken over may lack some.
+    let stay: Vec<FrontendId> =
+        wanted.iter().filter(|(id, row)| old.get(id) == Some(row)).map(|(id, _)| *id).collect();
+    for id in stay {
+        steps.filter.extend(flag(programmed, id));
+    }
     write(programmed, gone, New { fresh, others }, steps);
+}
+
+/// The flag by which packets to a frontend are noticed, if it lacks.
+fn flag(programmed: &mut Programmed, id: FrontendId) -> Option<Change> {
+    if id.is_address() {
+        programmed.flag(address_bucket(id.addr), filter::SERVICE_ADDR)
+    } else {
+        programmed.flag(socket_bucket(id.addr, id.port, id.proto), filter::FRONTEND)
+    }
 }
 
 /// Moves the rows of some Service ports from `old`, where they are, to `wanted`,
@@ -113,12 +128,7 @@ fn write(programmed: &mut Programmed, gone: Vec<FrontendId>, new: New, steps: &m
     let (sooner, later) = make_room(programmed, gone);
     steps.frontends.extend(sooner.into_iter().map(|id| Change::Frontend { id, row: None }));
     for (id, row) in new_ports.into_iter().chain(new_addresses) {
-        let flag = if id.is_address() {
-            programmed.flag(address_bucket(id.addr), filter::SERVICE_ADDR)
-        } else {
-            programmed.flag(socket_bucket(id.addr, id.port, id.proto), filter::FRONTEND)
-        };
-        steps.filter.extend(flag);
+        steps.filter.extend(flag(programmed, id));
         steps.frontends.push(Change::Frontend { id, row: Some(row) });
     }
     steps.frontends.extend(later.into_iter().map(|id| Change::Frontend { id, row: None }));

@@ -4,10 +4,11 @@
 mod tables;
 
 use crate::agent::{
-    AgentInfo, AgentStatus, HookInfo, ProblemInfo, SocketInfo, SyncInfo, ask, unix_now,
+    AgentInfo, AgentStatus, CheckInfo, HookInfo, ProblemInfo, SocketInfo, SyncInfo, ask, unix_now,
 };
 use crate::cli::{Format, StatusArgs, Table, print, print_json};
 use crate::dataplane::maps::{MapFill, Maps, MapsError, fill};
+use crate::desired::printable;
 use crate::flows::{FlowCount, census};
 use crate::view::{Verdicts, service_cidrs, services, verdicts};
 use serde::Serialize;
@@ -30,6 +31,7 @@ struct Status {
     hooks: Vec<HookInfo>,
     sockets: SocketInfo,
     last_sync: Option<SyncInfo>,
+    last_check: Option<CheckInfo>,
     problems: Vec<ProblemInfo>,
     warnings: Vec<String>,
     #[serde(flatten)]
@@ -98,8 +100,7 @@ fn read(socket: &Path, pin_dir: &Path) -> Status {
         reasons.push(error.to_string());
         Kernel::default()
     });
-    let AgentStatus { agent: _, hooks, sockets, last_sync, problems, mut warnings, reasons: _ } =
-        status;
+    let AgentStatus { hooks, sockets, last_sync, last_check, problems, mut warnings, .. } = status;
     warnings.extend(kernel.maps.iter().filter_map(nearly_full));
     Status {
         healthy: reasons.is_empty(),
@@ -109,6 +110,7 @@ fn read(socket: &Path, pin_dir: &Path) -> Status {
         hooks,
         sockets,
         last_sync,
+        last_check,
         problems,
         warnings,
         kernel,
@@ -145,6 +147,7 @@ fn text(status: &Status) -> String {
             sync.writes
         ));
     }
+    lines.extend(status.last_check.as_ref().map(check));
     lines.extend(status.warnings.iter().map(|warning| format!("Warning    {warning}")));
     let Kernel { services, backends, service_cidrs, maps: fill, flows, no_port, verdicts } =
         &status.kernel;
@@ -189,6 +192,17 @@ fn agent_lines(agent: &AgentInfo) -> Vec<String> {
     lines
 }
 
+/// When the kernel was compared last, and what had to be put right.
+fn check(info: &CheckInfo) -> String {
+    let CheckInfo { at, duration_seconds, repairs, last_repair } = info;
+    let took = duration_seconds * 1e3;
+    let last = last_repair.as_ref().map_or_else(String::new, |last| {
+        let count: u64 = repairs.values().sum();
+        format!("; put right: {count}, the last {} ago: {}", age(last.at), printable(&last.text))
+    });
+    format!("Last check {} ago, took {took:.1} ms{last}", age(*at))
+}
+
 /// Whose sockets are served. Why they are not is among the warnings.
 fn sockets(info: &SocketInfo) -> String {
     let SocketInfo { clients, cgroup, note: _ } = info;
@@ -223,6 +237,7 @@ fn problems<'a>(title: &str, problems: impl Iterator<Item = &'a ProblemInfo>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::RepairInfo;
 
     fn status() -> Status {
         let hook = |hook: &str, mode: Option<&str>, note: Option<&str>| HookInfo {
@@ -246,6 +261,7 @@ mod tests {
             ],
             sockets: SocketInfo::default(),
             last_sync: None,
+            last_check: None,
             problems: vec![ProblemInfo::refused("shop/web:http (TCP)", "the slot map is full")],
             warnings: vec![],
             kernel: Kernel {
@@ -268,6 +284,15 @@ mod tests {
     fn people_see_what_is_wrong_first() {
         let mut status = status();
         status.agent = Some(AgentInfo { started: unix_now(), ..AgentInfo::default() });
+        status.last_check = Some(CheckInfo {
+            at: unix_now(),
+            duration_seconds: 0.0021,
+            repairs: [("hooks".to_owned(), 2), ("pins".to_owned(), 1)].into(),
+            last_repair: Some(RepairInfo {
+                at: unix_now(),
+                text: "interface eth0: ingress: the link is detached".into(),
+            }),
+        });
         let text = text(&status);
         let expected_start = "\
 Healthy    no
@@ -275,6 +300,8 @@ Healthy    no
 Agent      ";
         assert!(text.starts_with(expected_start), "{text}");
         for part in [
+            "\nLast check 0.0 s ago, took 2.1 ms; put right: 3, the last 0.0 s ago: interface eth0: \
+             ingress: the link is detached\n",
             "\nServing    1 Service ports, 2 backends\nCIDRs      10.96.0.0/16\n",
             "\n  eth0      uplink xdp     FAILED the driver has none\n",
             "\nRefused\n  Service shop/web:http (TCP): the slot map is full\n",

@@ -23,6 +23,11 @@ impl FilterTable {
         self.0.load_all()
     }
 
+    /// A word of eight buckets; 0 past the end.
+    pub fn word(&self, index: u32) -> u64 {
+        self.0.load(index as usize).unwrap_or(0)
+    }
+
     /// Adds flags to a bucket.
     pub fn add(&mut self, bucket: u32, flags: u8) -> Result<(), MapsError> {
         if self.0.set_bits(bucket as usize / 8, filter::with_flags(0, bucket, flags)) {

@@ -1,12 +1,13 @@
 //! `LB_FRONTENDS_V4` and `LB_FRONTENDS_V6`: which Service port answers where.
 
 use super::error::MapsError;
-use super::{capacity, typed};
+use super::{batch, capacity, open_pin, typed};
 use aya::maps::{HashMap, MapData, MapError};
 use lb_common::key::place;
 use lb_common::{BePort, Frontend, FrontendKey, V4, V6, names, proto};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 /// Key of a frontend of either family; port and protocol 0 mean the address as
 /// a whole.
@@ -73,16 +74,23 @@ impl fmt::Display for FrontendId {
 pub struct FrontendTable {
     v4: HashMap<MapData, FrontendKey<V4>, Frontend>,
     v6: HashMap<MapData, FrontendKey<V6>, Frontend>,
+    /// The same maps; aya shows no descriptor of a typed one.
+    data: (MapData, MapData),
     capacity: [u32; 2],
 }
 
 impl FrontendTable {
-    pub(super) fn open(v4: MapData, v6: MapData) -> Result<Self, MapsError> {
-        let capacity =
-            [capacity(&v4, names::MAP_FRONTENDS_V4)?, capacity(&v6, names::MAP_FRONTENDS_V6)?];
+    pub(super) fn open(pin_dir: &Path) -> Result<Self, MapsError> {
+        let open = |map| open_pin(pin_dir, map);
+        let data = (open(names::MAP_FRONTENDS_V4)?, open(names::MAP_FRONTENDS_V6)?);
+        let capacity = [
+            capacity(&data.0, names::MAP_FRONTENDS_V4)?,
+            capacity(&data.1, names::MAP_FRONTENDS_V6)?,
+        ];
         Ok(Self {
-            v4: typed(v4, names::MAP_FRONTENDS_V4)?,
-            v6: typed(v6, names::MAP_FRONTENDS_V6)?,
+            v4: typed(open(names::MAP_FRONTENDS_V4)?, names::MAP_FRONTENDS_V4)?,
+            v6: typed(open(names::MAP_FRONTENDS_V6)?, names::MAP_FRONTENDS_V6)?,
+            data,
             capacity,
         })
     }
@@ -94,17 +102,12 @@ impl FrontendTable {
 
     /// Every row of both families.
     pub fn rows(&self) -> Result<Vec<(FrontendId, Frontend)>, MapsError> {
-        let read = |map| move |source| MapsError::Read { map, source };
-        let mut rows = Vec::new();
-        for row in &self.v4 {
-            let (key, value) = row.map_err(read(names::MAP_FRONTENDS_V4))?;
-            rows.push((key.into(), value));
-        }
-        for row in &self.v6 {
-            let (key, value) = row.map_err(read(names::MAP_FRONTENDS_V6))?;
-            rows.push((key.into(), value));
-        }
-        Ok(rows)
+        let blank = (FrontendKey::<V4>::default(), Frontend::default());
+        let v4 = batch::rows(&self.data.0, names::MAP_FRONTENDS_V4, blank)?;
+        let blank = (FrontendKey::<V6>::default(), Frontend::default());
+        let v6 = batch::rows(&self.data.1, names::MAP_FRONTENDS_V6, blank)?;
+        let v4 = v4.into_iter().map(|(key, row)| (key.into(), row));
+        Ok(v4.chain(v6.into_iter().map(|(key, row)| (key.into(), row))).collect())
     }
 
     /// A row, if it is there.

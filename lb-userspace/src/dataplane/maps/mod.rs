@@ -4,6 +4,7 @@
 //! Nothing here decides anything; [`crate::reconcile`] says what to write.
 
 mod backends;
+mod batch;
 mod counters;
 mod error;
 mod fill;
@@ -85,16 +86,13 @@ impl Maps {
             slots: SlotTable::open(&open(names::MAP_SLOTS)?)?,
             backends: BackendTable::open(&open(names::MAP_BACKENDS)?)?,
             filter: FilterTable::open(&open(names::MAP_FILTER)?)?,
-            frontends: FrontendTable::open(
-                open(names::MAP_FRONTENDS_V4)?,
-                open(names::MAP_FRONTENDS_V6)?,
-            )?,
+            frontends: FrontendTable::open(pin_dir)?,
             prefixes: PrefixTable::open(
                 open(names::MAP_PREFIXES_V4)?,
                 open(names::MAP_PREFIXES_V6)?,
             )?,
             ranges: RangeTable::open(&open(names::MAP_RANGES)?)?,
-            names: NameTable::open(open(names::MAP_NAMES)?)?,
+            names: NameTable::open(pin_dir)?,
             service_traffic: TrafficTable::open(
                 open(names::MAP_SERVICE_TRAFFIC)?,
                 names::MAP_SERVICE_TRAFFIC,

@@ -35,21 +35,28 @@ impl PrefixTable {
         self.capacity
     }
 
-    /// Every row of both families: its owner and the range.
+    /// Every row of both families: its owner and the range. A row whose value is
+    /// not the range's length is none: to add the range replaces it.
     pub fn rows(&self) -> Result<Vec<(u32, IpNet)>, MapsError> {
         let read = |map| move |source| MapsError::Read { map, source };
         let mut rows = Vec::new();
-        for key in self.v4.keys() {
-            let key = key.map_err(read(names::MAP_PREFIXES_V4))?;
+        for row in &self.v4 {
+            let (key, value) = row.map_err(read(names::MAP_PREFIXES_V4))?;
             let PrefixKey { owner, addr } = key.data();
-            if let Ok(range) = Ipv4Net::new(Ipv4Addr::from(addr), length(key.prefix_len())) {
+            let length = length(key.prefix_len());
+            if let Ok(range) = Ipv4Net::new(Ipv4Addr::from(addr), length)
+                && value == u32::from(length)
+            {
                 rows.push((owner, range.into()));
             }
         }
-        for key in self.v6.keys() {
-            let key = key.map_err(read(names::MAP_PREFIXES_V6))?;
+        for row in &self.v6 {
+            let (key, value) = row.map_err(read(names::MAP_PREFIXES_V6))?;
             let PrefixKey { owner, addr } = key.data();
-            if let Ok(range) = Ipv6Net::new(Ipv6Addr::from(addr), length(key.prefix_len())) {
+            let length = length(key.prefix_len());
+            if let Ok(range) = Ipv6Net::new(Ipv6Addr::from(addr), length)
+                && value == u32::from(length)
+            {
                 rows.push((owner, range.into()));
             }
         }

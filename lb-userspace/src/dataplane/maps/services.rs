@@ -26,6 +26,12 @@ pub struct ServiceHeader {
 }
 
 impl ServiceHeader {
+    /// That of a row.
+    pub const fn of(row: &Service) -> Self {
+        let Service { policy, used, proto, affinity, .. } = *row;
+        Self { policy, used: used == 1, proto, affinity }
+    }
+
     fn word(self) -> u64 {
         let head = u32::from_ne_bytes([self.policy, u8::from(self.used), self.proto, 0]);
         pair(head, self.affinity)

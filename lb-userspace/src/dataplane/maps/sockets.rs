@@ -75,10 +75,7 @@ impl SocketTable {
         Ok(Self {
             sockets: ConnectedSockets::open(pin_dir, names::MAP_SOCKETS_UDP)?,
             backends: BackendTable::open(&open(names::MAP_BACKENDS)?)?,
-            frontends: FrontendTable::open(
-                open(names::MAP_FRONTENDS_V4)?,
-                open(names::MAP_FRONTENDS_V6)?,
-            )?,
+            frontends: FrontendTable::open(pin_dir)?,
         })
     }
 

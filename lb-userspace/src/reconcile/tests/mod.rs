@@ -3,6 +3,7 @@
 
 mod cidrs;
 mod crash;
+mod drift;
 mod keep;
 mod kernel;
 mod meaning;
