@@ -205,10 +205,11 @@ impl<A: Address> Flow<A> {
     /// this node rests for its time.
     #[inline(always)]
     pub const fn gives_way(&self) -> bool {
-        let closed = crate::tcp::is_closed(self.tcp);
-        let assured = self.tcp & crate::tcp::state::ASSURED != 0;
-        // Without short cuts, which are ways for the verifier.
-        (closed & !self.has_snat()) | (!closed & !assured)
+        if crate::tcp::is_closed(self.tcp) {
+            !self.has_snat()
+        } else {
+            self.tcp & crate::tcp::state::ASSURED == 0
+        }
     }
 
     /// Where the flow stands.

@@ -37,31 +37,39 @@ pub enum From {
     Backend,
 }
 
-/// The state after a segment with these header flags. By shifts: each test
-/// would be two ways for a program's verifier.
+/// The state after a segment with these header flags.
 #[inline(always)]
 pub const fn step(state: u8, from: From, flags: u8) -> u8 {
-    const { assert!(flag::RST << 1 == state::RESET && flag::SYN >> 1 == state::REPLIED) };
-    const { assert!(flag::FIN << 1 == state::CLIENT_FIN && flag::FIN << 2 == state::BACKEND_FIN) };
-    let fin = flags & flag::FIN;
-    let next = match from {
-        From::Backend => state::REPLIED | fin << 2,
-        From::Client => fin << 1 | (state & state::REPLIED) * first_is_not(flags) * state::ASSURED,
-    };
-    state | next | (flags & flag::RST) << 1
+    let mut next = state;
+    match from {
+        From::Backend => next |= state::REPLIED,
+        From::Client if state & state::REPLIED != 0 && !asks(flags) => next |= state::ASSURED,
+        From::Client => {}
+    }
+    if flags & flag::RST != 0 {
+        next |= state::RESET;
+    }
+    if flags & flag::FIN != 0 {
+        next |= match from {
+            From::Client => state::CLIENT_FIN,
+            From::Backend => state::BACKEND_FIN,
+        };
+    }
+    next
 }
 
 /// The state of a flow whose client has sent a segment with these header flags
-/// more than a moment after the last (`later`: 1, else 0): answers may go
-/// another way, and some datagrams have none.
+/// a while after the last: answers may go another way, and some datagrams have
+/// none.
 #[inline(always)]
-pub const fn persists(state: u8, flags: u8, later: u8) -> u8 {
-    state | later * first_is_not(flags) * state::ASSURED
+pub const fn persists(state: u8, flags: u8) -> u8 {
+    if asks(flags) { state } else { state | state::ASSURED }
 }
 
-/// 1 unless the segment asks for a connection.
-const fn first_is_not(flags: u8) -> u8 {
-    1 ^ (flags & flag::SYN) >> 1
+/// Whether a segment asks for a connection, or answers that.
+#[inline(always)]
+const fn asks(flags: u8) -> bool {
+    flags & flag::SYN != 0
 }
 
 /// Whether the connection is over: reset, or closed by both sides.

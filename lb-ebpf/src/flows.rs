@@ -69,13 +69,10 @@ pub(crate) fn note<A: Family>(
     flags: u8,
     now: u64,
 ) -> bool {
-    let age = now.wrapping_sub(row.last_used);
-    let stale = age > TOUCH_INTERVAL;
+    let stale = now.wrapping_sub(row.last_used) > TOUCH_INTERVAL;
     let mut next = tcp::step(row.tcp, from, flags);
-    if matches!(from, tcp::From::Client) {
-        // The sign of the difference, without a test.
-        let later = (TOUCH_INTERVAL.wrapping_sub(age) >> 63) as u8;
-        next = tcp::persists(next, flags, later);
+    if stale && matches!(from, tcp::From::Client) {
+        next = tcp::persists(next, flags);
     }
     if next == row.tcp && !stale {
         return false;

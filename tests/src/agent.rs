@@ -269,11 +269,6 @@ impl Agent {
         Ok(lines)
     }
 
-    /// Sends a signal to the process, if it runs.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        self.process.as_ref().map_or(Ok(()), |process| process.signal(signal))
-    }
-
     /// What a subcommand prints for people.
     pub fn text(&self, subcommand: &str) -> Result<String> {
         let output = self.output(subcommand, &[])?;

@@ -36,7 +36,7 @@ pub fn during<T>(
         .zip(targets.iter().cycle())
         .map(|(number, target)| frame(number, *target, macs))
         .collect();
-    let (stop, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (stop, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let send = || -> Result<()> {
         let index = if_nametoindex(from.1).context("find the interface")?;
         let socket = link::sender(index).context("open a packet socket")?;
@@ -45,7 +45,7 @@ pub fn during<T>(
                 break;
             }
             // A queue that is full for a moment is no end.
-            sent.fetch_add(u64::from(socket.send(frame).is_ok()), Ordering::Relaxed);
+            count.fetch_add(u64::from(socket.send(frame).is_ok()), Ordering::Relaxed);
         }
         Ok(())
     };
@@ -54,7 +54,7 @@ pub fn during<T>(
         let result = meanwhile();
         stop.store(true, Ordering::Relaxed);
         sender.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        Ok((result?, sent.load(Ordering::Relaxed)))
+        Ok((result?, count.load(Ordering::Relaxed)))
     })
 }
 

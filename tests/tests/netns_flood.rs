@@ -78,6 +78,7 @@ fn use_them(streams: &mut [Stream], fresh: &[SocketAddr]) -> Result<Seen> {
     Ok(seen)
 }
 
+#[expect(clippy::print_stdout, reason = "figures that a reader of the log wants")]
 fn flooded(setup: Setup) -> Result<()> {
     let cluster = Cluster::new(setup, |topology| vec![web().endpoints(topology.pods())])?;
     let topology = &cluster.topology;

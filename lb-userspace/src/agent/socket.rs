@@ -185,7 +185,10 @@ pub(super) fn listener_of(path: &Path) -> (Option<u32>, Vec<u8>) {
     let Ok(mut stream) = UnixStream::connect(path) else { return (None, Vec::new()) };
     let owner = getsockopt(&stream, PeerCredentials).ok();
     let mut answer = Vec::new();
-    let asked = stream.set_read_timeout(Some(PATIENCE));
+    // Nothing is asked for, which means the status, of any release.
+    let asked = stream
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| stream.shutdown(std::net::Shutdown::Write));
     if let Err(error) = asked.and_then(|()| stream.read_to_end(&mut answer)) {
         tracing::debug!("who listens on {} does not answer: {error}", path.display());
     }

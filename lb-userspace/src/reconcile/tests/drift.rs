@@ -33,8 +33,7 @@ impl Kernel for Image {
     }
 
     fn filter(&self, word: u32) -> u64 {
-        let eight = self.filter.chunks(8).nth(word as usize).unwrap();
-        u64::from_le_bytes(eight.try_into().unwrap())
+        self.filter[word as usize]
     }
 
     fn heads(&self, family: usize) -> RangeHeads {
@@ -116,10 +115,10 @@ fn damage(kernel: &mut Image, what: Damage, pick: usize) -> bool {
             kernel.backends[*id].addr[0] ^= 1;
         }
         Damage::Filter => {
-            let Some(bucket) = kernel.filter.iter().position(|flags| *flags != 0) else {
+            let Some(word) = kernel.filter.iter().position(|flags| *flags != 0) else {
                 return false;
             };
-            kernel.filter[bucket] = 0;
+            kernel.filter[word] = 0;
         }
         Damage::NoPrefix if !kernel.prefixes.is_empty() => {
             kernel.prefixes.remove(pick % kernel.prefixes.len());
@@ -223,7 +222,8 @@ fn who_starts_puts_right_what_was_damaged_before() {
         let left = find(&programmed, &world.kernel).unwrap().drift;
         assert_eq!(left, [], "{what:?}");
         let complete = filter::FRONTEND | filter::SERVICE_ADDR | filter::BACKEND;
-        let flags = world.kernel.filter.iter().fold(0, |all, flags| all | flags);
+        let words = world.kernel.filter.iter().flat_map(|word| word.to_le_bytes());
+        let flags = words.fold(0, |all, flags| all | flags);
         assert_eq!(flags & complete, complete, "{what:?}");
         view(&world.kernel);
     }
