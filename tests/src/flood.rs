@@ -10,9 +10,13 @@ use nix::net::if_::if_nametoindex;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// Frames with as many sources; a table of flows has room for half of them.
 const FRAMES: u32 = 1 << 18;
+
+/// Packets that are sent at once.
+const BURST: u32 = 64;
 
 /// Whom a flood is for.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +25,13 @@ pub struct Target {
     pub proto: u8,
     /// Address and port.
     pub to: SocketAddr,
+}
+
+/// Packets a second: `LB_FLOOD_RATE`, or what leaves a busy machine some time for
+/// others. More than a link takes tests the link.
+fn rate() -> u32 {
+    let asked = std::env::var("LB_FLOOD_RATE").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or(50_000)
 }
 
 /// Sends first packets to these, in turns, from the far end of an interface of
@@ -40,9 +51,16 @@ pub fn during<T>(
     let send = || -> Result<()> {
         let index = if_nametoindex(from.1).context("find the interface")?;
         let socket = link::sender(index).context("open a packet socket")?;
-        for frame in frames.iter().cycle() {
+        let (begin, pause) = (Instant::now(), Duration::from_secs(1) / rate());
+        for (number, frame) in (0_u32..).zip(frames.iter().cycle()) {
             if stop.load(Ordering::Relaxed) {
                 break;
+            }
+            // Some at once, as the clock of a sleeper is coarse.
+            if number % BURST == 0
+                && let Some(early) = (pause * number).checked_sub(begin.elapsed())
+            {
+                thread::sleep(early);
             }
             // A queue that is full for a moment is no end.
             count.fetch_add(u64::from(socket.send(frame).is_ok()), Ordering::Relaxed);

@@ -3,13 +3,14 @@
 use anyhow::{Context as _, Result, ensure};
 use lb_common::proto;
 use lb_tests::agent::metric;
-use lb_tests::client::{self, Connection};
 use lb_tests::cluster::{Cluster, Setup};
 use lb_tests::flood::{self, Target};
 use lb_tests::manifest::Service;
 use lb_tests::netns::Namespace;
 use lb_tests::privilege::{quick, root_or_skip};
+use lb_tests::streams::Stream;
 use lb_tests::topology::Wiring;
+use lb_tests::traffic::Kind;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -29,20 +30,20 @@ fn length() -> Duration {
 }
 
 /// A connection that stays, and who answers on it.
-struct Stream {
-    connection: Connection,
+struct Client {
+    stream: Stream,
     backend: String,
 }
 
-impl Stream {
+impl Client {
     fn open(to: SocketAddr) -> Result<Self> {
-        let mut connection = Connection::open(to).context("connect")?;
-        let backend = connection.get().context("ask")?.backend;
-        Ok(Self { connection, backend })
+        let mut stream = Stream::open(Kind::Http, to).context("connect")?;
+        let backend = stream.ask().context("ask")?.backend;
+        Ok(Self { stream, backend })
     }
 
     fn ask(&mut self) -> Result<()> {
-        let backend = self.connection.get().context("a connection that was there broke")?.backend;
+        let backend = self.stream.ask().context("a connection that was there broke")?.backend;
         ensure!(backend == self.backend, "{} answered for {}", backend, self.backend);
         Ok(())
     }
@@ -58,18 +59,18 @@ struct Seen {
 
 /// Asks on every connection in turns, and opens new ones in between, until the
 /// time is over and each was asked at least once.
-fn use_them(streams: &mut [Stream], fresh: &[SocketAddr]) -> Result<Seen> {
+fn use_them(clients: &mut [Client], fresh: &[SocketAddr]) -> Result<Seen> {
     let (begin, mut seen) = (Instant::now(), Seen::default());
     let mut next = fresh.iter().cycle();
     while begin.elapsed() < length() || seen.rounds == 0 {
-        for some in streams.chunks_mut(ROUND) {
-            for stream in some {
-                stream.ask().with_context(|| format!("{seen:?}"))?;
+        for some in clients.chunks_mut(ROUND) {
+            for client in some {
+                client.ask().with_context(|| format!("{seen:?}"))?;
                 seen.requests += 1;
             }
             let to = *next.next().context("nowhere to connect to")?;
             let asked = Instant::now();
-            client::get(to).with_context(|| format!("a new connection to {to}, {seen:?}"))?;
+            Client::open(to).with_context(|| format!("a new client of {to}, {seen:?}"))?;
             seen.connections += 1;
             seen.slowest = seen.slowest.max(asked.elapsed());
         }
@@ -87,9 +88,9 @@ fn flooded(setup: Setup) -> Result<()> {
         node.addresses.both().map(|address| (address, 30080).into()).into(),
         web().http_addresses().into(),
     ];
-    let open = |netns: &Namespace, to: &[SocketAddr]| -> Result<Vec<Stream>> {
+    let open = |netns: &Namespace, to: &[SocketAddr]| -> Result<Vec<Client>> {
         netns
-            .run(|| to.iter().cycle().take(CONNECTIONS / 2).copied().map(Stream::open).collect())?
+            .run(|| to.iter().cycle().take(CONNECTIONS / 2).copied().map(Client::open).collect())?
     };
     let pod = &cluster.pod(0, 0).netns;
     let (mut from_outside, mut from_pod) = (open(&topology.client, &outside)?, open(pod, &inside)?);
@@ -113,9 +114,8 @@ fn flooded(setup: Setup) -> Result<()> {
     let took = begin.elapsed();
     let gave_way = counter("lb_flows_gave_way_total")?;
     let renewed = counter("lb_flow_rows_renewed_total")?;
-    let rows = cluster.agents[0].status()?["maps"].to_string();
     println!("{sent} packets in {took:.1?}; outside {:?}, pod {:?}", seen[0], seen[1]);
-    println!("{gave_way} flows gave way, {renewed} rows were made again; {rows}");
+    println!("{gave_way} flows gave way, {renewed} rows were made again");
     ensure!(sent > 100_000, "{sent} packets are no flood");
     ensure!(gave_way > sent / 4, "only {gave_way} flows gave way");
     ensure!(renewed == 0, "{renewed} rows of live flows were evicted");

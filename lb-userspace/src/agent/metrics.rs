@@ -125,9 +125,9 @@ impl Collector for Kernel {
         });
         counter(&mut encoder, "lb_packets", "Packets by hook and what became of them", packets)?;
         let what = "Flows that gave way to newer ones, not proven yet or closed";
-        counter(&mut encoder, "lb_flows_gave_way", what, alone(pressure.gave_way))?;
+        total(&mut encoder, "lb_flows_gave_way", what, pressure.gave_way)?;
         let what = "Rows of flows that were evicted while in use, and made again";
-        counter(&mut encoder, "lb_flow_rows_renewed", what, alone(pressure.renewed))?;
+        total(&mut encoder, "lb_flow_rows_renewed", what, pressure.renewed)?;
         let map = |fill: &MapFill| vec![("map", fill.map.to_owned())];
         let used = |fill: &MapFill| fill.used.map(|used| (map(fill), used.into()));
         let entries = fill.iter().filter_map(used);
@@ -156,8 +156,9 @@ impl Kernel {
 }
 
 /// A counter without labels.
-fn alone(count: u64) -> impl Iterator<Item = (Labels, u64)> {
-    std::iter::once((Vec::new(), count))
+fn total(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    ConstCounter::new(value).encode(metric)
 }
 
 /// The flows by kind.

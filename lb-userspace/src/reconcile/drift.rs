@@ -99,11 +99,18 @@ pub(super) fn find(programmed: &Programmed, kernel: &impl Kernel) -> Result<Foun
 }
 
 /// What leads to others comes after them; a frontend that nobody asked for goes
-/// first, as it may take another's room.
+/// first, as it may take another's room. The row of a whole address is there only
+/// while those of its ports are.
 const fn rank(change: &Change) -> u8 {
     match change {
-        Change::Frontend { row: None, .. } => 0,
-        Change::Filter { .. } => 1,
+        Change::Frontend { id, row: None } => {
+            if id.is_address() {
+                0
+            } else {
+                1
+            }
+        }
+        Change::Filter { .. } => 2,
         Change::Name { name: Some(_), .. } => 2,
         Change::Backend { .. }
         | Change::ClearBackendTraffic(_)
@@ -112,7 +119,13 @@ const fn rank(change: &Change) -> u8 {
         Change::Segment { .. } => 5,
         Change::Header { .. } => 6,
         Change::Prefix { present: true, .. } => 7,
-        Change::Frontend { row: Some(_), .. } => 8,
+        Change::Frontend { id, row: Some(_) } => {
+            if id.is_address() {
+                9
+            } else {
+                8
+            }
+        }
         Change::Heads { .. } => 9,
         Change::Prefix { present: false, .. } => 10,
         Change::Name { name: None, .. } => 11,
