@@ -110,8 +110,7 @@ const fn rank(change: &Change) -> u8 {
                 1
             }
         }
-        Change::Filter { .. } => 2,
-        Change::Name { name: Some(_), .. } => 2,
+        Change::Filter { .. } | Change::Name { name: Some(_), .. } => 2,
         Change::Backend { .. }
         | Change::ClearBackendTraffic(_)
         | Change::ClearServiceTraffic(_) => 3,
