@@ -122,6 +122,8 @@ pub(super) struct View {
     pub(super) frontends: BTreeMap<FrontendId, Frontend>,
     /// By Service id and segment.
     pub(super) sets: BTreeMap<(u32, usize), Set>,
+    /// Those of Services to which no frontend leads.
+    pub(super) idle: BTreeMap<(u32, usize), Set>,
 }
 
 impl View {
@@ -181,7 +183,17 @@ pub(super) fn view(kernel: &Image) -> View {
             sets.insert((row.service, index), set);
         }
     }
-    View { frontends, sets }
+    let mut idle = BTreeMap::new();
+    for (id, service) in (0..).zip(&kernel.services).filter(|(_, service)| service.used == 1) {
+        for (index, segment) in service.segments.into_iter().enumerate() {
+            if !sets.contains_key(&(id, index)) {
+                let ids = kernel.slots_of(segment).unwrap().into_iter();
+                let set = ids.map(|id| (id, endpoint_of(&kernel.backends[id as usize])));
+                idle.insert((id, index), set.collect());
+            }
+        }
+    }
+    View { frontends, sets, idle }
 }
 
 /// Packets that are still on their way with what they read earlier.

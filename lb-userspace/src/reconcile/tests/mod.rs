@@ -178,7 +178,9 @@ fn complete(now: &View, before: &View, after: &View, is_full: bool) {
         assert!(known, "{id} appeared for a moment");
         for segment in (0..4).map(|index| (row.service, index)) {
             let set = now.sets.get(&segment);
-            let complete = [before, after].iter().any(|view| view.sets.get(&segment) == set);
+            // Also what the Service had while it was nowhere.
+            let known = [&before.sets, &before.idle, &after.sets];
+            let complete = known.iter().any(|sets| sets.get(&segment) == set);
             assert!(id.is_address() || complete, "{id} has half a set: {set:?}");
         }
         if id.is_address() && !before.frontends.contains_key(id) {
