@@ -123,7 +123,9 @@ fn requests_go_on_while_agents_are_killed_at_any_moment() -> Result<()> {
         (pod, Kind::Http, web().http_addresses()[0]),
         (pod, Kind::Udp, web().udp_addresses()[1]),
         (client, Kind::Http, (node[0], 30080).into()),
-        (client, Kind::Udp, (node[1], 30053).into()),
+        // No datagrams: each would hold one of this node's ports for two minutes,
+        // and there are more of them than ports.
+        (client, Kind::Http, (node[1], 30080).into()),
     ];
     let begin = Instant::now();
     let (lives, tally) = Load::run(&targets, |load| {
