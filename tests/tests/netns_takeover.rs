@@ -135,7 +135,6 @@ fn an_agent_that_can_not_start_leaves_the_old_one_at_work() -> Result<()> {
     for (manifests, more, reason) in [
         (manifests, &[][..], "replace it with --takeover"),
         (Path::new("/no-such-directory"), &["--takeover"], "/no-such-directory"),
-        (manifests, &["--takeover", "--flows-v4", "2048"], "LB_FLOWS_V4"),
         (manifests, &taken, "metrics can't be served on 127.0.0.1:9999"),
         (manifests, &unhealthy, "/healthz can't be served on 127.0.0.1:9999"),
         (manifests, &elsewhere, "is not who answers on /run/lb/no-agent.sock"),
