@@ -185,18 +185,9 @@ fn replies_that_leave_by_another_uplink() -> Result<()> {
     let cluster = Cluster::new(Setup::tc(Wiring::Routed), web)?;
     let topology = &cluster.topology;
     let node = &topology.nodes[0].netns;
-    topology.router.ip(&lines(&format!(
-        "link add second type veth peer name eth1 netns {}
-         addr add 198.18.0.254/24 dev second
-         addr add 2001:db8:3::fe/64 dev second nodad
-         link set second up",
-        node.name()
-    )))?;
+    topology.second_link(0)?;
     node.ip(&lines(
-        "addr add 198.18.0.1/24 dev eth1
-         addr add 2001:db8:3::1/64 dev eth1 nodad
-         link set eth1 up
-         route add 198.51.100.0/24 via 198.18.0.254
+        "route add 198.51.100.0/24 via 198.18.0.254
          route add 2001:db8:100::/64 via 2001:db8:3::fe",
     ))?;
     // Asymmetric on purpose.

@@ -209,18 +209,7 @@ fn roles_follow_the_default_route() -> Result<()> {
     }
     let cluster = cluster("auto")?;
     let (topology, node) = (&cluster.topology, &cluster.node(0).netns);
-    topology.router.ip(&lines(&format!(
-        "link add second type veth peer name eth1 netns {}
-         addr add 198.18.0.254/24 dev second
-         addr add 2001:db8:3::fe/64 dev second nodad
-         link set second up",
-        node.name()
-    )))?;
-    node.ip(&lines(
-        "addr add 198.18.0.1/24 dev eth1
-         addr add 2001:db8:3::1/64 dev eth1 nodad
-         link set eth1 up",
-    ))?;
+    topology.second_link(0)?;
     follows(&cluster, "eth1", Some("pod"))?;
     node.ip(&lines("route replace default via 198.18.0.254"))?;
     follows(&cluster, "eth1", Some("uplink"))?;

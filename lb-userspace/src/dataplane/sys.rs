@@ -5,7 +5,7 @@
 use aya::Pod;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -184,11 +184,7 @@ pub(super) fn create_lru(
     // SAFETY: the kernel made this descriptor for us just now; nobody else
     // owns it.
     let map = unsafe { OwnedFd::from_raw_fd(fd) };
-    let path = CString::new(path.as_os_str().as_bytes())?;
-    let mut attributes = Attributes::new()
-        .with(0, path.as_ptr().expose_provenance().to_ne_bytes())
-        .with(8, map.as_raw_fd().to_ne_bytes());
-    bpf(OBJ_PIN, &mut attributes).map(drop)
+    pin(map.as_fd(), path)
 }
 
 /// The key behind `key` in a map, or the first one, put into `next`; false if

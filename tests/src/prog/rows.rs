@@ -352,13 +352,17 @@ impl Rig {
 
     /// Packets of a Service port that were dropped for want of a source port.
     pub fn no_port(&self, id: u32) -> u64 {
-        let values = self.per_cpu::<u64>(names::MAP_NO_PORT).get(&id, 0);
-        values.expect("an array element").iter().sum()
+        self.count(names::MAP_NO_PORT, id)
     }
 
     /// Flows that gave way to newer ones.
     pub fn gave_way(&self) -> u64 {
-        let values = self.per_cpu::<u64>(names::MAP_PRESSURE).get(&pressure::GAVE_WAY, 0);
+        self.count(names::MAP_PRESSURE, pressure::GAVE_WAY)
+    }
+
+    /// A counter over all CPUs.
+    fn count(&self, map: &str, index: u32) -> u64 {
+        let values = self.per_cpu::<u64>(map).get(&index, 0);
         values.expect("an array element").iter().sum()
     }
 

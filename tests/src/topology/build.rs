@@ -77,6 +77,22 @@ pub(super) fn node(router: &Namespace, number: u8, plan: Plan) -> Result<Node> {
     Ok(Node { netns, name, addresses, pods: Vec::new(), number })
 }
 
+/// A second link from a node to the router: `eth1` to `second`.
+pub(super) fn second_link(router: &Namespace, node: &Namespace) -> Result<()> {
+    router.ip(&lines(&format!(
+        "link add second type veth peer name eth1 netns {}
+         addr add 198.18.0.254/24 dev second
+         addr add 2001:db8:3::fe/64 dev second nodad
+         link set second up",
+        node.name()
+    )))?;
+    node.ip(&lines(
+        "addr add 198.18.0.1/24 dev eth1
+         addr add 2001:db8:3::1/64 dev eth1 nodad
+         link set eth1 up",
+    ))
+}
+
 /// A pod behind its node.
 pub(super) fn pod(node: &Node, host: u8, plan: Plan) -> Result<Pod> {
     let number = node.number;

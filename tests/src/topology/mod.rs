@@ -169,6 +169,12 @@ impl Topology {
         Ok(node.pods.len() - 1)
     }
 
+    /// Connects a node to the router once more, by its `eth1`, 198.18.0.1 and
+    /// 2001:db8:3::1, and the router's `second`, 198.18.0.254 and 2001:db8:3::fe.
+    pub fn second_link(&self, node: usize) -> Result<()> {
+        build::second_link(&self.router, &self.nodes[node].netns)
+    }
+
     /// Every pod with its node.
     pub fn pods(&self) -> impl Iterator<Item = (&Node, &Pod)> {
         self.nodes.iter().flat_map(|node| node.pods.iter().map(move |pod| (node, pod)))
