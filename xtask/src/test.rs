@@ -47,7 +47,7 @@ fn all(options: &Options, stages: &mut Stages) -> Result<()> {
     })?;
     stages.run("host tests", || {
         let mut test = shell::cargo();
-        test.arg("test").args(HOST).args(["--exclude", "lb-tests"]);
+        test.args(["test", "--no-fail-fast"]).args(HOST).args(["--exclude", "lb-tests"]);
         counted(&mut test)
     })?;
     stages.run("build", || {
@@ -55,7 +55,8 @@ fn all(options: &Options, stages: &mut Stages) -> Result<()> {
     })?;
     stages.run("privileged tests", || {
         let mut test = shell::cargo();
-        test.args(["test", "-p", "lb-tests"]);
+        // One failure must not hide the next.
+        test.args(["test", "-p", "lb-tests", "--no-fail-fast"]);
         // A test that can't run must fail here instead of being skipped.
         test.env("LB_REQUIRE_ROOT", "1");
         if options.quick {

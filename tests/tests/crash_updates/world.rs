@@ -36,6 +36,7 @@ pub(crate) struct Tried {
     pub(crate) writes: usize,
     pub(crate) kills: usize,
     pub(crate) failures: usize,
+    pub(crate) waits: usize,
     packets: usize,
     served: usize,
 }
