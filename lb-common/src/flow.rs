@@ -18,7 +18,8 @@
 use crate::addr::{Address, BePort};
 use crate::key::{Direction, FlowKey};
 pub use crate::stage::{
-    IDLE_CLOSING, IDLE_DATAGRAMS, IDLE_ESTABLISHED, IDLE_TRANSIENT, Stage, idle_after,
+    IDLE_CLOSING, IDLE_DATAGRAM, IDLE_DATAGRAMS, IDLE_ESTABLISHED, IDLE_TRANSIENT, Stage,
+    idle_after,
 };
 
 /// Bits of [`Flow::flags`].
@@ -116,8 +117,10 @@ pub struct Flow<A> {
     pub source_port: BePort,
     /// The source port behind source translation, or [`BePort::NONE`].
     pub snat_port: BePort,
-    /// Always 0.
-    pub tail: u16,
+    /// The low bits of the flow's place in the ring of young flows. A client may
+    /// use its port again: then an older place has the same key, and this tells
+    /// that the flow is another one.
+    pub place: u16,
 }
 
 impl<A: Address> Flow<A> {
@@ -292,14 +295,20 @@ mod tests {
             let flow = Flow { tcp, ..flow() };
             assert_eq!((flow.stage(), flow.kept_for()), (stage, kept), "{tcp:#b}");
         }
-        let datagrams = Flow { proto: 17, ..flow() };
-        assert_eq!((datagrams.stage(), datagrams.kept_for()), (Stage::Active, IDLE_DATAGRAMS));
+        for (tcp, kept) in [(0, IDLE_DATAGRAM), (REPLIED, IDLE_DATAGRAM), (ASSURED, IDLE_DATAGRAMS)]
+        {
+            let datagrams = Flow { proto: 17, tcp, ..flow() };
+            assert_eq!((datagrams.stage(), datagrams.kept_for()), (Stage::Active, kept));
+        }
     }
 
     #[test]
     fn silence_ends_a_datagram_flow_long_before_an_established_connection() {
         const OPEN: u8 = crate::tcp::state::REPLIED | crate::tcp::state::ASSURED;
         let mut flow = Flow { proto: 17, last_used: 5, ..flow() };
+        assert!(!flow.is_over(5 + 30 * SECOND));
+        assert!(flow.is_over(6 + 30 * SECOND), "one question and its answer");
+        flow.tcp = OPEN;
         assert!(!flow.is_over(5 + 120 * SECOND));
         assert!(flow.is_over(6 + 120 * SECOND));
         flow.proto = 6;

@@ -35,6 +35,7 @@ pub const fn young(flows: u32) -> u32 {
     let share = flows / YOUNG_SHARE;
     if share < 2 { 1 } else { 1 << share.ilog2() }
 }
+
 /// Interfaces of one network namespace.
 pub const MAX_INTERFACES: u32 = 4_096;
 

@@ -23,6 +23,12 @@ pub const IDLE_TRANSIENT: u64 = 120 * SECOND;
 /// conntrack's default `nf_conntrack_udp_timeout_stream`.
 pub const IDLE_DATAGRAMS: u64 = 120 * SECOND;
 
+/// After which silence an exchange of datagrams is over whose client sent once and
+/// may have got its answer, in nanoseconds: conntrack's default
+/// `nf_conntrack_udp_timeout`. Most questions to name servers are of this kind,
+/// and each holds a port.
+pub const IDLE_DATAGRAM: u64 = 30 * SECOND;
+
 /// Where a flow stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
@@ -63,6 +69,7 @@ impl Stage {
 /// nanoseconds.
 pub const fn idle_after(proto: u8, tcp_state: u8) -> u64 {
     match Stage::of(proto, tcp_state) {
+        Stage::Active if tcp_state & crate::tcp::state::ASSURED == 0 => IDLE_DATAGRAM,
         Stage::Active => IDLE_DATAGRAMS,
         Stage::Open => IDLE_ESTABLISHED,
         // A closed one is over by itself; until then it is no less than this.

@@ -4,14 +4,14 @@ use aya_ebpf::bindings::{bpf_fib_lookup, bpf_sock_tuple};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::{
     Address, Affinity, AffinityKey, BePort, Flow, FlowKey, Frontend, FrontendKey, Interface,
-    PrefixKey, Tuple, V4, V6,
+    PrefixKey, Tuple, V4, V6, Verdict,
 };
 
 use crate::globals;
 use crate::maps::{
     Ask, LB_AFFINITY_V4, LB_AFFINITY_V6, LB_ASK_V4, LB_ASK_V6, LB_FLOWS_V4, LB_FLOWS_V6,
     LB_FRONTENDS_V4, LB_FRONTENDS_V6, LB_PACKET_V4, LB_PACKET_V6, LB_PREFIXES_V4, LB_PREFIXES_V6,
-    LB_SCRATCH_V4, LB_SCRATCH_V6, LB_YOUNG_V4, LB_YOUNG_V6,
+    LB_SCRATCH_V4, LB_SCRATCH_V6, LB_YOUNG_V4, LB_YOUNG_V6, Scratch,
 };
 use crate::packet::{self, Packet, Parsed, Window};
 
@@ -36,8 +36,8 @@ pub(crate) trait Family: Address + 'static {
     fn young() -> &'static Array<FlowKey<Self>>;
     /// How many those are at most, less one.
     fn young_mask() -> u32;
-    /// Room for a flow row.
-    fn scratch() -> &'static PerCpuArray<Flow<Self>>;
+    /// Room for a flow row and a key.
+    fn scratch() -> &'static PerCpuArray<Scratch<Self>>;
     /// The parser of this family, for an IP header at `l3`.
     fn parse(window: Window, l3: usize) -> Option<Packet<Self>>;
     /// Room for what it finds.
@@ -97,7 +97,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn scratch() -> &'static PerCpuArray<Flow<Self>> {
+    fn scratch() -> &'static PerCpuArray<Scratch<Self>> {
         &LB_SCRATCH_V4
     }
 
@@ -173,7 +173,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn scratch() -> &'static PerCpuArray<Flow<Self>> {
+    fn scratch() -> &'static PerCpuArray<Scratch<Self>> {
         &LB_SCRATCH_V6
     }
 
@@ -214,6 +214,36 @@ impl Family for V6 {
 pub(crate) fn parse<A: Family>(window: Window, l3: usize) -> Option<&'static mut Parsed<A>> {
     let packet = A::parse(window, l3)?;
     Some(packet::forget_the_way(packet, A::packet().get_ptr_mut(0)?))
+}
+
+/// What the parser found in this run.
+#[inline(always)]
+pub(crate) fn parsed<A: Family>() -> Option<&'static mut Parsed<A>> {
+    let parsed = A::packet().get_ptr_mut(0)?;
+    // SAFETY: a valid element that no other run has.
+    Some(unsafe { &mut *parsed })
+}
+
+/// Notes a verdict in memory, so that the verifier does not follow what comes for
+/// each verdict separately.
+#[inline(always)]
+pub(crate) fn note_verdict<A: Family>(verdict: Verdict) -> Option<()> {
+    let room = A::ask().get_ptr_mut(0)?;
+    // SAFETY: a valid element; only the place is computed here.
+    let room = unsafe { &raw mut (*room).verdict };
+    // SAFETY: inside the element, whose only user on this CPU is this run.
+    unsafe { room.write_volatile(verdict) };
+    Some(())
+}
+
+/// The verdict that was noted last in this run.
+#[inline(always)]
+pub(crate) fn noted_verdict<A: Family>() -> Option<Verdict> {
+    let room = A::ask().get_ptr_mut(0)?;
+    // SAFETY: a valid element; only the place is computed here.
+    let room = unsafe { &raw const (*room).verdict };
+    // SAFETY: inside the element; a run reads only what it has noted.
+    Some(unsafe { room.read_volatile() })
 }
 
 /// A port of [`Tuple`], as a number, widened for arithmetic.

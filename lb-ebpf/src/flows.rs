@@ -8,6 +8,7 @@ use lb_common::limits::{REVERSE_TRIES, SNAT_TRIES};
 use lb_common::{BePort, Direction, Flow, FlowKey, Tuple, pressure, tcp};
 
 use crate::family::Family;
+use crate::maps::Scratch;
 use crate::{globals, open, stats};
 
 /// Why a flow could not be made.
@@ -33,6 +34,15 @@ pub(crate) fn find<A: Family>(
     let row = A::flows().get_ptr_mut(&tuple.key(proto, direction))?;
     // SAFETY: the kernel keeps the element's memory valid for this program run.
     Some(unsafe { &mut *row })
+}
+
+/// This CPU's room for a row and a key, of which the stack has too little. Its only
+/// user is this run.
+#[inline(always)]
+pub(crate) fn scratch<A: Family>() -> Option<&'static mut Scratch<A>> {
+    let scratch = A::scratch().get_ptr_mut(0)?;
+    // SAFETY: a valid element that no other run has.
+    Some(unsafe { &mut *scratch })
 }
 
 #[inline(always)]
@@ -126,9 +136,7 @@ fn renew<A: Family>(key: &FlowKey<A>, row: &Flow<A>, restore: u8) {
     if tcp::is_closed(row.tcp) || A::flows().get_ptr(key).is_some() {
         return;
     }
-    if let Some(copy) = A::scratch().get_ptr_mut(0) {
-        // SAFETY: this CPU's only user of the scratch row is this run.
-        let copy = unsafe { &mut *copy };
+    if let Some(Scratch { flow: copy, .. }) = scratch() {
         *copy = *row;
         copy.flags = (row.flags & !flag::RESTORE) | restore;
         if add(key, copy) {
@@ -139,20 +147,21 @@ fn renew<A: Family>(key: &FlowKey<A>, row: &Flow<A>, restore: u8) {
 
 /// Gives up a flow's rows: first the one that reserves the tuple, so that a
 /// packet in between leaves the others as a whole flow. `forward` is the key of
-/// `row`. It still counts as open until the agent has counted anew: the
+/// `row`, and `key` room for the others'. It still counts as open until the agent has counted anew: the
 /// verifiers of older kernels would follow each way through that to the end.
 #[inline(always)]
-pub(crate) fn give_up<A: Family>(forward: &FlowKey<A>, row: &Flow<A>) {
-    let key = row.reverse_key();
-    if let Some(reverse) = A::flows().get_ptr(&key) {
+pub(crate) fn give_up<A: Family>(forward: &FlowKey<A>, row: &Flow<A>, key: &mut FlowKey<A>) {
+    *key = row.reverse_key();
+    if let Some(reverse) = A::flows().get_ptr(&*key) {
         // SAFETY: the kernel keeps the element's memory valid for this run.
         if same_run(unsafe { &*reverse }, row) {
-            remove(&key);
+            remove(key);
         }
     }
     // Without a source of this node it is a key that nobody has. With one it is
     // this flow's, or the row would have lost its port.
-    remove(&row.restore_key());
+    *key = row.restore_key();
+    remove(key);
     remove(forward);
 }
 
@@ -195,13 +204,17 @@ fn port_after(port: BePort) -> BePort {
 
 /// Reserves the tuple that replies will carry at the client's edge, and sets
 /// the flow's `source_port`: the client's own port, or another one where a
-/// live flow between the same two addresses has that.
+/// live flow between the same two addresses has that. `key` is room for keys.
 #[inline(always)]
-pub(crate) fn reserve_reverse<A: Family>(flow: &mut Flow<A>, now: u64) -> Result<(), Failure> {
+pub(crate) fn reserve_reverse<A: Family>(
+    flow: &mut Flow<A>,
+    key: &mut FlowKey<A>,
+    now: u64,
+) -> Result<(), Failure> {
     flow.source_port = flow.client_port;
     let mut n = 0;
     while n < REVERSE_TRIES {
-        match claim_reverse(flow, now) {
+        match claim_reverse(flow, key, now) {
             Claim::Mine => return Ok(()),
             Claim::Failed => return Err(Failure::NoRow),
             Claim::Taken => flow.source_port = random_port(),
@@ -220,38 +233,39 @@ enum Claim {
 /// Reserves the tuple of replies with the source port as it is: from nobody,
 /// from an earlier run of the same flow, or from a flow that is over.
 #[inline(always)]
-fn claim_reverse<A: Family>(flow: &Flow<A>, now: u64) -> Claim {
-    let key = flow.reverse_key();
-    if add(&key, flow) {
+fn claim_reverse<A: Family>(flow: &Flow<A>, key: &mut FlowKey<A>, now: u64) -> Claim {
+    *key = flow.reverse_key();
+    if add(key, flow) {
         return Claim::Mine;
     }
-    if let Some(holder) = A::flows().get_ptr_mut(&key) {
+    if let Some(holder) = A::flows().get_ptr_mut(&*key) {
         // SAFETY: the kernel keeps the element's memory valid for this run.
         let holder = unsafe { &mut *holder };
         if !same(holder, flow) {
             if !holder.is_over(now) {
                 return Claim::Taken;
             }
-            forget_forward(holder);
+            *key = holder.forward_key();
+            forget_forward(key, holder);
             // Another CPU may want it too: whoever adds first has it.
             open::ended(holder);
-            remove(&key);
-            return if add(&key, flow) { Claim::Mine } else { Claim::Taken };
+            *key = flow.reverse_key();
+            remove(key);
+            return if add(key, flow) { Claim::Mine } else { Claim::Taken };
         }
         open::ended(holder);
     }
-    if put(&key, flow) { Claim::Mine } else { Claim::Failed }
+    if put(key, flow) { Claim::Mine } else { Claim::Failed }
 }
 
-/// Removes the forward row of a flow that has lost its reverse row: replies to
-/// its packets would no longer be known.
+/// Removes the row under the forward key of a flow that has lost its reverse row:
+/// replies to its packets would no longer be known.
 #[inline(always)]
-fn forget_forward<A: Family>(flow: &Flow<A>) {
-    let key = flow.forward_key();
-    if let Some(row) = A::flows().get_ptr_mut(&key) {
+fn forget_forward<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) {
+    if let Some(row) = A::flows().get_ptr_mut(key) {
         // SAFETY: the kernel keeps the element's memory valid for this run.
         if same_run(unsafe { &*row }, flow) {
-            remove(&key);
+            remove(key);
         }
     }
 }
@@ -267,9 +281,7 @@ pub(crate) fn masquerade<A: Family>(
     snat: A,
     in_use: impl Fn(&Tuple<A>) -> bool,
 ) -> Result<(), Failure> {
-    let flow = A::scratch().get_ptr_mut(0).ok_or(Failure::NoRow)?;
-    // SAFETY: this CPU's only user of the scratch row is this run.
-    let flow = unsafe { &mut *flow };
+    let Scratch { flow, key } = scratch().ok_or(Failure::NoRow)?;
     *flow = *row;
     flow.snat = snat;
     flow.flags |= flag::RESTORE;
@@ -284,7 +296,7 @@ pub(crate) fn masquerade<A: Family>(
             flow.snat_port = port_after(flow.snat_port);
             0
         };
-        if reserve_restore(flow, silence) {
+        if reserve_restore(flow, key, silence) {
             if !in_use(&flow.masqueraded().reversed()) {
                 row.snat = snat;
                 row.snat_port = flow.snat_port;
@@ -298,7 +310,7 @@ pub(crate) fn masquerade<A: Family>(
                 }
                 return Ok(());
             }
-            remove(&flow.restore_key());
+            remove(key);
         }
         n += 1;
     }
@@ -306,18 +318,20 @@ pub(crate) fn masquerade<A: Family>(
 }
 
 /// Reserves the tuple of replies to the flow's masqueraded packets, from
-/// nobody or from a flow that has been over for `silence` nanoseconds.
+/// nobody or from a flow that has been over for `silence` nanoseconds. Leaves the
+/// key of the row in `key`.
 #[inline(always)]
-fn reserve_restore<A: Family>(flow: &Flow<A>, silence: u64) -> bool {
-    let key = flow.restore_key();
-    if add(&key, flow) {
+fn reserve_restore<A: Family>(flow: &Flow<A>, key: &mut FlowKey<A>, silence: u64) -> bool {
+    *key = flow.restore_key();
+    if add(key, flow) {
         return true;
     }
-    let Some(holder) = A::flows().get_ptr_mut(&key) else { return false };
+    let Some(holder) = A::flows().get_ptr_mut(&*key) else { return false };
     // SAFETY: the kernel keeps the element's memory valid for this run.
     let holder = unsafe { &mut *holder };
     // The row under the reverse key follows the connection.
-    let live = A::flows().get_ptr_mut(&holder.reverse_key()).is_some_and(|row| {
+    *key = holder.reverse_key();
+    let live = A::flows().get_ptr_mut(&*key).is_some_and(|row| {
         // SAFETY: as above.
         let row = unsafe { &*row };
         let age = flow.last_used.saturating_sub(row.last_used);
@@ -327,11 +341,13 @@ fn reserve_restore<A: Family>(flow: &Flow<A>, silence: u64) -> bool {
         return false;
     }
     // Should the old flow wake up, it must not send from this port again.
-    forget_snat(&holder.reverse_key(), holder);
-    forget_snat(&holder.forward_key(), holder);
+    forget_snat(key, holder);
+    *key = holder.forward_key();
+    forget_snat(key, holder);
     // Another CPU may want it too: whoever adds first has it.
-    remove(&key);
-    add(&key, flow)
+    *key = flow.restore_key();
+    remove(key);
+    add(key, flow)
 }
 
 /// Takes the port of this node out of a row of a flow that has lost it.

@@ -6,7 +6,7 @@ use lb_common::filter::{BACKEND_ADDR, NODE_ADDR};
 use lb_common::{Hook, Tuple, Verdict};
 
 use crate::datagrams::{self, DatagramFamily};
-use crate::family::Family;
+use crate::family::{self, Family};
 use crate::held::{self, Place};
 use crate::packet::Packet;
 use crate::rewrite::{self, RewriteFamily};
@@ -29,7 +29,8 @@ pub(crate) fn first<A: DatagramFamily + RewriteFamily>(
     let Some(key) = datagrams::key(packet, hook) else { return Verdict::DroppedRewrite };
     let now = now();
     let verdict = rewrite::apply(skb, packet, to, verdict, l3);
-    let Some(verdict) = forget_the_way::<A>(verdict) else { return Verdict::DroppedRewrite };
+    let noted = family::note_verdict::<A>(verdict).and_then(|()| family::noted_verdict::<A>());
+    let Some(verdict) = noted else { return Verdict::DroppedRewrite };
     let fate = if verdict.is_drop() { Verdict::DroppedFragment } else { verdict };
     let awaited = (changes || may_change(packet, hook)) && datagrams::remember(key, to, fate, now);
     if !awaited {
@@ -41,19 +42,6 @@ pub(crate) fn first<A: DatagramFamily + RewriteFamily>(
     }
     let released = held::release(skb, key, Place { hook, l3, now });
     released.map_or(Verdict::DroppedRewrite, |()| verdict)
-}
-
-/// The verdict, through memory: the verifier would follow what comes for each
-/// verdict separately.
-#[inline(always)]
-fn forget_the_way<A: Family>(verdict: Verdict) -> Option<Verdict> {
-    let room = A::ask().get_ptr_mut(0)?;
-    // SAFETY: a valid element; only the place is computed here.
-    let room = unsafe { &raw mut (*room).verdict };
-    // SAFETY: inside the element, whose only user on this CPU is this run.
-    unsafe { room.write_volatile(verdict) };
-    // SAFETY: written just now.
-    Some(unsafe { room.read_volatile() })
 }
 
 /// A first fragment is refused: so are the others of its datagram.

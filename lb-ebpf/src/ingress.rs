@@ -11,7 +11,7 @@ use crate::maps::LB_INTERFACES;
 use crate::packet::Packet;
 use crate::select::Client;
 use crate::stats::Size;
-use crate::{bystanders, clients, filter, globals, open, select, service_addr, stats, young};
+use crate::{bystanders, clients, filter, globals, select, service_addr, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -26,6 +26,14 @@ pub(crate) struct Arrival {
     pub(crate) other_host: bool,
 }
 
+/// What is next for a packet.
+pub(crate) enum Step {
+    /// It has its verdict.
+    Done(Verdict),
+    /// The flow in the scratch row begins with it.
+    Begin,
+}
+
 /// Decides on a packet that enters; on [`Verdict::Forwarded`] and
 /// [`Verdict::SourceRestored`], and on [`Verdict::Passed`] where the tuple
 /// changed, `to` is what the packet must become.
@@ -35,50 +43,46 @@ pub(crate) fn decide<A: Family>(
     arrival: &Arrival,
     to: &mut Tuple<A>,
     has_connection: impl Fn(&Tuple<A>) -> bool,
-) -> Verdict {
+) -> Step {
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
     if arrival.other_host && !is_port(arrival.ifindex) {
-        return Verdict::Passed;
+        return Step::Done(Verdict::Passed);
     }
     if !concerns(packet.tuple.dport, socket, address) {
-        return service_addr::stranger(packet.tuple.dst, address);
+        return Step::Done(service_addr::stranger(packet.tuple.dst, address));
     }
     if let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Ingress)
         && let Some(verdict) = known(packet, arrival, row, to)
     {
-        return verdict;
+        return Step::Done(verdict);
     }
     if socket & FRONTEND != 0 {
         let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);
         // SAFETY: the row is copied at once; the agent replaces rows whole.
         if let Some(frontend) = unsafe { A::frontends().get(&key) }.copied() {
             if bystanders::has(packet, &frontend, has_connection) {
-                return Verdict::Passed;
+                return Step::Done(Verdict::Passed);
             }
-            return match new_flow(packet, arrival, &frontend) {
-                Ok(flow) => {
-                    stats::packet_in(flow, arrival.size);
-                    *to = flow.routed();
-                    Verdict::Forwarded
-                }
+            return match prepare(packet, arrival, &frontend) {
+                Ok(()) => Step::Begin,
                 Err(verdict) => {
                     if verdict.is_refusal() {
                         stats::refused(frontend.service);
                     }
-                    verdict
+                    Step::Done(verdict)
                 }
             };
         }
     }
     if service_addr::is_cluster_ip(packet.tuple.dst, address) {
-        return Verdict::RefusedUnknownPort;
+        return Step::Done(Verdict::RefusedUnknownPort);
     }
     let verdict = service_addr::stranger(packet.tuple.dst, address);
     if verdict == Verdict::Passed && socket & BACKEND != 0 {
-        return direct(packet, arrival, to);
+        return prepare_direct(packet, arrival);
     }
-    verdict
+    Step::Done(verdict)
 }
 
 /// Whether an interface is a port of a bridge. Elsewhere a frame for another
@@ -173,9 +177,7 @@ pub(crate) fn blank<A: Family>(
     proto: u8,
     now: u64,
 ) -> Option<&'static mut Flow<A>> {
-    let flow = A::scratch().get_ptr_mut(0)?;
-    // SAFETY: this CPU's only user of the scratch row is this run.
-    let flow = unsafe { &mut *flow };
+    let flow = &mut flows::scratch()?.flow;
     *flow = Flow {
         last_used: now,
         proto,
@@ -188,13 +190,14 @@ pub(crate) fn blank<A: Family>(
     Some(flow)
 }
 
-/// Makes the rows of a flow that begins with this packet; `Err` says why not.
+/// Describes in the scratch row the flow that begins with this packet; `Err` says
+/// why none does.
 #[inline(always)]
-pub(crate) fn new_flow<A: Family>(
+pub(crate) fn prepare<A: Family>(
     packet: &Packet<A>,
     arrival: &Arrival,
     frontend: &Frontend,
-) -> Result<&'static mut Flow<A>, Verdict> {
+) -> Result<(), Verdict> {
     if packet.flags & tcp::flag::RST != 0 {
         // There is nothing to reset, and a reset is never answered.
         return Err(Verdict::DroppedNoFlow);
@@ -228,42 +231,23 @@ pub(crate) fn new_flow<A: Family>(
     if origin.is_masqueraded(*frontend) {
         flow.flags |= flag::MASQUERADE;
     }
-    young::enter(&flow.forward_key());
-    flows::reserve_reverse(flow, arrival.now)
-        .map_err(|failure| stats::no_port(frontend.service, failed(failure)))?;
-    if !flows::put(&flow.forward_key(), flow) {
-        flows::remove(&flow.reverse_key());
-        return Err(Verdict::DroppedNoFlow);
-    }
-    open::began(flow);
-    stats::connection(flow);
-    Ok(flow)
+    Ok(())
 }
 
-/// A packet straight to a backend, past its Service. It is passed on as it is,
-/// but its tuple is reserved like that of a Service's flow, so that the
+/// Likewise for a packet straight to a backend, past its Service. It is passed on
+/// as it is, but its tuple is reserved like that of a Service's flow, so that the
 /// replies of the one are never taken for those of the other; where a live
 /// flow of a Service has the tuple, this one gets another source port.
 #[inline(always)]
-fn direct<A: Family>(packet: &Packet<A>, arrival: &Arrival, to: &mut Tuple<A>) -> Verdict {
+fn prepare_direct<A: Family>(packet: &Packet<A>, arrival: &Arrival) -> Step {
     if proto::connects(packet.proto) && !tcp::is_syn(packet.flags) {
-        return Verdict::Passed;
+        return Step::Done(Verdict::Passed);
     }
     let Some(flow) = blank(&packet.tuple, packet.proto, arrival.now) else {
-        return Verdict::Passed;
+        return Step::Done(Verdict::Passed);
     };
     flow.backend_addr = packet.tuple.dst;
     flow.backend_port = packet.tuple.dport;
     flow.flags = flag::DIRECT;
-    young::enter(&flow.forward_key());
-    match flows::reserve_reverse(flow, arrival.now) {
-        Ok(()) => {
-            flows::put(&flow.forward_key(), flow);
-            *to = flow.routed();
-            Verdict::Passed
-        }
-        // Without a row of its own it still is not ours to stop.
-        Err(Failure::NoRow) => Verdict::Passed,
-        Err(Failure::NoPort) => Verdict::DroppedNoPort,
-    }
+    Step::Begin
 }

@@ -16,6 +16,7 @@
 
 mod affinity;
 mod atomic;
+mod begin;
 mod bounds;
 mod bystanders;
 mod clients;

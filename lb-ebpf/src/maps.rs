@@ -16,6 +16,15 @@ use lb_common::{
     V6, Verdict, filter, pressure, verdict,
 };
 
+/// A row that is made, and the key of a row that is asked for meanwhile.
+#[repr(C)]
+pub(crate) struct Scratch<A> {
+    /// The row.
+    pub(crate) flow: Flow<A>,
+    /// The key.
+    pub(crate) key: FlowKey<A>,
+}
+
 /// Keys and rows of lookups that only new flows need.
 #[repr(C)]
 pub(crate) struct Ask<A> {
@@ -29,7 +38,7 @@ pub(crate) struct Ask<A> {
     pub(crate) datagram: DatagramKey<A>,
     /// Its row.
     pub(crate) fate: Datagram<A>,
-    /// The verdict on its first fragment.
+    /// The verdict on the packet at hand.
     pub(crate) verdict: Verdict,
 }
 
@@ -154,10 +163,10 @@ pub(crate) static LB_PRESSURE: PerCpuArray<u64> =
 pub(crate) static LB_HELD: Array<Held> = Array::with_max_entries(MAX_HELD, BPF_F_MMAPABLE);
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
-pub(crate) static LB_SCRATCH_V4: PerCpuArray<Flow<V4>> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static LB_SCRATCH_V4: PerCpuArray<Scratch<V4>> = PerCpuArray::with_max_entries(1, 0);
 /// Room for the flow row that is being made: too big for the stack.
 #[map]
-pub(crate) static LB_SCRATCH_V6: PerCpuArray<Flow<V6>> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static LB_SCRATCH_V6: PerCpuArray<Scratch<V6>> = PerCpuArray::with_max_entries(1, 0);
 /// Room for keys and rows of lookups that only new flows need: the stack is
 /// too small for all of them.
 #[map]

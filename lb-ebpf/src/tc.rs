@@ -7,13 +7,14 @@ use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_redirect, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
 use lb_common::{Hook, Tuple, V4, V6, Verdict};
 
+use crate::begin::{self, Made};
 use crate::datagrams::DatagramFamily;
 use crate::egress::{self, Departure};
 use crate::family::{self, Family};
 use crate::fragments;
 use crate::icmp::{self, IcmpFamily};
 use crate::icmp_quote::QuoteFamily;
-use crate::ingress::{self, Arrival};
+use crate::ingress::{self, Arrival, Step};
 use crate::limit::{self, Answer};
 use crate::log;
 use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Parsed, Window};
@@ -104,14 +105,70 @@ fn finish(hook: Hook, verdict: Verdict) -> i32 {
 #[inline(always)]
 pub(crate) fn ingress<const L3: usize>(ctx: &TcContext) -> i32 {
     match protocol(ctx) {
-        Some(ETHERTYPE_V4) => ingress_family::<V4, L3>(ctx),
-        Some(ETHERTYPE_V6) => ingress_family::<V6, L3>(ctx),
+        Some(ETHERTYPE_V4) => ingress_family::<V4, L3>(skb(ctx)),
+        Some(ETHERTYPE_V6) => ingress_family::<V6, L3>(skb(ctx)),
         _ => finish(Hook::Ingress, Verdict::Passed),
     }
 }
 
+/// One function after the other, for the verifier's sake and the stack's: see
+/// [`begin`].
 #[inline(always)]
-fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
+fn ingress_family<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
+    let mut next = entering::<A, L3>(skb);
+    if next == BEGIN {
+        next = begun::<A, L3>(skb, begin::rows::<A>());
+    }
+    if next == APPLY { applied::<A, L3>(skb) } else { next }
+}
+
+/// Stands for the action where a flow begins.
+const BEGIN: i32 = i32::MAX;
+/// Stands for the action where a verdict was noted that is yet to be applied.
+const APPLY: i32 = i32::MAX - 1;
+
+/// What the packet meets until a flow begins with it, or until its verdict.
+#[inline(never)]
+fn entering<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
+    decide_entering::<A, L3>(&TcContext::new(skb))
+}
+
+/// What follows when the rows of a flow are made, or could not be.
+#[inline(never)]
+fn begun<A: TcFamily, const L3: usize>(skb: *mut __sk_buff, made: Made) -> i32 {
+    let Some(Parsed { packet, to }) = family::parsed::<A>() else { return TC_ACT_SHOT };
+    to_apply::<A>(begin::verdict(made, size(&TcContext::new(skb), packet, L3), to))
+}
+
+#[inline(always)]
+fn to_apply<A: TcFamily>(verdict: Verdict) -> i32 {
+    if family::note_verdict::<A>(verdict).is_some() { APPLY } else { TC_ACT_SHOT }
+}
+
+/// Does to the packet what its verdict asks for.
+#[inline(never)]
+fn applied<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
+    let (Some(Parsed { packet, to }), Some(verdict)) =
+        (family::parsed::<A>(), family::noted_verdict::<A>())
+    else {
+        return TC_ACT_SHOT;
+    };
+    let ctx = TcContext::new(skb);
+    if !verdict.is_refusal() {
+        return finish(Hook::Ingress, apply(&ctx, packet, to, verdict, L3, Hook::Ingress));
+    }
+    stats::verdict(Hook::Ingress, verdict);
+    if packet.fragment == Fragment::First {
+        fragments::refused(packet, to, Hook::Ingress);
+    }
+    // SAFETY: the kernel keeps the context valid during the run.
+    let ifindex = unsafe { (*skb).ifindex };
+    let answers = limit::allows(Answer::Refusal, now());
+    send_back(ifindex, answers && refuse::answer(skb, packet, L3))
+}
+
+#[inline(always)]
+fn decide_entering<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let Some(Parsed { packet, to }) = family::parse::<A>(window(ctx), L3) else {
         return finish(Hook::Ingress, Verdict::Passed);
     };
@@ -127,30 +184,24 @@ fn ingress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
         let verdict = fragments::later(skb(ctx), packet, L3, Hook::Ingress);
         return finish(Hook::Ingress, verdict.unwrap_or_else(|| stray_fragment(packet)));
     }
-    let verdict = if packet.has_ports() {
+    if packet.has_ports() {
         let arrival = Arrival { ifindex, now: now(), size: size(ctx, packet, L3), other_host };
-        ingress::decide(packet, &arrival, to, |tuple| {
+        let step = ingress::decide(packet, &arrival, to, |tuple| {
             sockets::has_connection(skb(ctx).cast(), tuple, packet.proto)
-        })
-    } else {
-        let verdict = portless::ingress(skb(ctx), packet, L3);
-        if verdict == Verdict::EchoAnswered {
-            return echo::<A, L3>(ctx, packet, ifindex);
-        }
-        if !verdict.is_refusal() {
-            return finish(Hook::Ingress, verdict);
-        }
-        verdict
-    };
-    if verdict.is_refusal() {
-        stats::verdict(Hook::Ingress, verdict);
-        if packet.fragment == Fragment::First {
-            fragments::refused(packet, to, Hook::Ingress);
-        }
-        let answers = limit::allows(Answer::Refusal, now());
-        return send_back(ifindex, answers && refuse::answer(skb(ctx), packet, L3));
+        });
+        return match step {
+            Step::Begin => BEGIN,
+            Step::Done(verdict) => to_apply::<A>(verdict),
+        };
     }
-    finish(Hook::Ingress, apply(ctx, packet, to, verdict, L3, Hook::Ingress))
+    let verdict = portless::ingress(skb(ctx), packet, L3);
+    if verdict == Verdict::EchoAnswered {
+        echo::<A, L3>(ctx, packet, ifindex)
+    } else if verdict.is_refusal() {
+        to_apply::<A>(verdict)
+    } else {
+        finish(Hook::Ingress, verdict)
+    }
 }
 
 /// Answers a ping, within the limit.

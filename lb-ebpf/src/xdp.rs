@@ -13,6 +13,7 @@ use lb_common::{
 };
 
 use crate::ETHERNET;
+use crate::begin::{self, Made};
 use crate::family::{self, Family};
 use crate::ingress::{self, Arrival};
 use crate::maps::{LB_INTERFACES, LB_ROUTE};
@@ -57,74 +58,159 @@ pub(crate) fn run(ctx: &XdpContext) -> u32 {
     }
 }
 
-/// A function of its own for each family: together they need more stack than a
-/// program has.
-#[inline(never)]
+/// One function after the other, for the verifier's sake and the stack's: see
+/// [`begin`].
+#[inline(always)]
 fn of_family<A: XdpFamily>(ctx: *mut xdp_md) -> u32 {
+    let action = entering::<A>(ctx);
+    if action != BEGIN {
+        return action;
+    }
+    begun::<A>(ctx, begin::rows::<A>())
+}
+
+/// Stands for the action where a flow begins.
+const BEGIN: u32 = u32::MAX;
+
+/// What keeps a packet from going on at once.
+enum Stop {
+    /// The flow in the scratch row begins with it.
+    Begin,
+    /// A verdict that leaves it as it is.
+    Verdict(Verdict),
+}
+
+impl From<Verdict> for Stop {
+    #[inline(always)]
+    fn from(verdict: Verdict) -> Self {
+        Self::Verdict(verdict)
+    }
+}
+
+/// All until a flow begins, or until the end.
+#[inline(never)]
+fn entering<A: XdpFamily>(ctx: *mut xdp_md) -> u32 {
     let ctx = XdpContext::new(ctx);
-    let window = Window { start: ctx.data(), end: ctx.data_end() };
-    let (verdict, action) = decide::<A>(&ctx, window);
+    match decide::<A>(&ctx, window(&ctx)) {
+        Ok((verdict, action)) => finish(verdict, action),
+        Err(Stop::Begin) => BEGIN,
+        Err(Stop::Verdict(verdict)) => leave(verdict),
+    }
+}
+
+/// What follows when the rows of a flow are made, or could not be.
+#[inline(never)]
+fn begun<A: XdpFamily>(ctx: *mut xdp_md, made: Made) -> u32 {
+    let ctx = XdpContext::new(ctx);
+    match forward_first::<A>(&ctx, window(&ctx), made) {
+        Ok((verdict, action)) => finish(verdict, action),
+        Err(verdict) => leave(verdict),
+    }
+}
+
+#[inline(always)]
+fn window(ctx: &XdpContext) -> Window {
+    Window { start: ctx.data(), end: ctx.data_end() }
+}
+
+/// Counts a verdict.
+#[inline(always)]
+fn finish(verdict: Verdict, action: u32) -> u32 {
     stats::verdict(Hook::Xdp, verdict);
     action
 }
 
-/// A verdict with the action that leaves the packet to the stack, or drops it.
+/// Leaves the packet to the stack, or drops it.
 #[inline(always)]
-fn to_stack(verdict: Verdict) -> (Verdict, u32) {
-    (verdict, if verdict.is_drop() { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS })
+fn leave(verdict: Verdict) -> u32 {
+    finish(verdict, if verdict.is_drop() { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS })
 }
 
+/// `Ok` is a verdict and the action with which the frame goes on.
 #[inline(always)]
-fn decide<A: XdpFamily>(ctx: &XdpContext, window: Window) -> (Verdict, u32) {
+fn decide<A: XdpFamily>(ctx: &XdpContext, window: Window) -> Result<(Verdict, u32), Stop> {
     let Some(Parsed { packet, to: _ }) = family::parse::<A>(window, ETHERNET) else {
-        return to_stack(Verdict::Passed);
+        return Err(Stop::Verdict(Verdict::Passed));
     };
     if !packet.has_ports() {
-        return to_stack(Verdict::Passed);
+        return Err(Stop::Verdict(Verdict::Passed));
     }
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
     if !ingress::concerns(packet.tuple.dport, socket, address) {
         let verdict = service_addr::stranger(packet.tuple.dst, address);
         let ours = verdict == Verdict::Passed || is_for(window, ctx.ingress_ifindex() as u32);
-        return to_stack(if ours { verdict } else { Verdict::Passed });
+        return Err(Stop::Verdict(if ours { verdict } else { Verdict::Passed }));
     }
-    match ours(ctx, window, packet, socket) {
-        Ok(result) => result,
-        Err(verdict) => to_stack(verdict),
-    }
+    ours(ctx, window, packet, socket)
 }
 
-/// A packet that may be ours. `Err` is a verdict that leaves it as it is.
+/// A packet that may be ours.
 #[inline(always)]
 fn ours<A: XdpFamily>(
     ctx: &XdpContext,
     window: Window,
     packet: &Packet<A>,
     socket: u8,
-) -> Result<(Verdict, u32), Verdict> {
+) -> Result<(Verdict, u32), Stop> {
     let present = window.end - window.start - ETHERNET;
     if !A::is_plain(packet) || packet.len as usize > present {
-        return Err(Verdict::HandedOver);
+        return Err(Stop::Verdict(Verdict::HandedOver));
     }
     if rewrite_frame::checksum_is_partial(window, packet) {
-        return Err(Verdict::HandedOver);
+        return Err(Stop::Verdict(Verdict::HandedOver));
     }
-    let ifindex = ctx.ingress_ifindex() as u32;
-    // SAFETY: the helper has no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let size = Size { packets: 1, bytes: u64::from(packet.len) };
-    let arrival = Arrival { ifindex, now, size, other_host: false };
-    let row = match flows::find(packet.tuple, packet.proto, Direction::Ingress) {
+    let arrival = arrival(ctx, packet);
+    match flows::find(packet.tuple, packet.proto, Direction::Ingress) {
         Some(row) if row.flags & flag::RESTORE != 0 => {
-            return returned(ctx, window, packet, row, &arrival);
+            Ok(returned(ctx, window, packet, row, &arrival)?)
         }
-        Some(row) if ingress::holds(packet, row) => row,
-        _ => begin(window, packet, &arrival, socket)?,
-    };
+        Some(row) if ingress::holds(packet, row) => {
+            Ok(forward(ctx, window, packet, row, &arrival)?)
+        }
+        _ => Err(prepare(window, packet, &arrival, socket)),
+    }
+}
+
+#[inline(always)]
+fn arrival<A: XdpFamily>(ctx: &XdpContext, packet: &Packet<A>) -> Arrival {
+    Arrival {
+        ifindex: ctx.ingress_ifindex() as u32,
+        // SAFETY: the helper has no preconditions.
+        now: unsafe { bpf_ktime_get_ns() },
+        size: Size { packets: 1, bytes: u64::from(packet.len) },
+        other_host: false,
+    }
+}
+
+/// The first packet of a flow. The row is the one that later packets meet.
+#[inline(always)]
+fn forward_first<A: XdpFamily>(
+    ctx: &XdpContext,
+    window: Window,
+    made: Made,
+) -> Result<(Verdict, u32), Verdict> {
+    let Parsed { packet, to: _ } = family::parsed::<A>().ok_or(Verdict::HandedOver)?;
+    if let Err(failure) = made.result() {
+        return Err(ingress::failed(failure));
+    }
+    let row = flows::find(packet.tuple, packet.proto, Direction::Ingress);
+    forward(ctx, window, packet, row.ok_or(Verdict::HandedOver)?, &arrival(ctx, packet))
+}
+
+/// A packet of a flow that has a row. `Err` is a verdict that leaves it as it is.
+#[inline(always)]
+fn forward<A: XdpFamily>(
+    ctx: &XdpContext,
+    window: Window,
+    packet: &Packet<A>,
+    row: &mut Flow<A>,
+    arrival: &Arrival,
+) -> Result<(Verdict, u32), Verdict> {
     if row.flags & (flag::DIRECT | flag::NO_SNAT) != 0 {
         return Err(Verdict::HandedOver);
     }
+    let &Arrival { ifindex, now, size, .. } = arrival;
     let way = Way::find(ctx, row.routed(), packet, ifindex).ok_or(Verdict::HandedOver)?;
     if !row.has_snat() {
         let interface = interface(way.0.ifindex).ok_or(Verdict::HandedOver)?;
@@ -167,27 +253,30 @@ fn returned<A: XdpFamily>(
     Ok((Verdict::Returned, action))
 }
 
-/// The first packet of a flow; the row is the one that later packets meet. TC
-/// says whether what begins in the middle is a flow of ours.
+/// What is next for the first packet of a flow. TC says whether what begins in the
+/// middle is a flow of ours.
 #[inline(always)]
-fn begin<A: XdpFamily>(
+fn prepare<A: XdpFamily>(
     window: Window,
     packet: &Packet<A>,
     arrival: &Arrival,
     socket: u8,
-) -> Result<&'static mut Flow<A>, Verdict> {
+) -> Stop {
     let opens = !proto::connects(packet.proto) || tcp::is_syn(packet.flags);
     if !opens || socket & FRONTEND == 0 || !is_for(window, arrival.ifindex) {
-        return Err(Verdict::HandedOver);
+        return Stop::Verdict(Verdict::HandedOver);
     }
     let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);
     // SAFETY: the row is copied at once; the agent replaces rows whole.
-    let frontend = unsafe { A::frontends().get(&key) }.copied().ok_or(Verdict::HandedOver)?;
-    if let Err(verdict) = ingress::new_flow(packet, arrival, &frontend) {
+    let Some(frontend) = unsafe { A::frontends().get(&key) }.copied() else {
+        return Stop::Verdict(Verdict::HandedOver);
+    };
+    match ingress::prepare(packet, arrival, &frontend) {
+        Ok(()) => Stop::Begin,
+        Err(verdict) if verdict.is_drop() => Stop::Verdict(verdict),
         // TC says no, and counts it: it can send the answer.
-        return Err(if verdict.is_drop() { verdict } else { Verdict::HandedOver });
+        Err(_) => Stop::Verdict(Verdict::HandedOver),
     }
-    flows::find(packet.tuple, packet.proto, Direction::Ingress).ok_or(Verdict::HandedOver)
 }
 
 /// Whether the frame is for the interface that it came in by. The driver passes

@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 use lb_common::flow::{
-    IDLE_CLOSING, IDLE_DATAGRAMS, IDLE_ESTABLISHED, IDLE_TRANSIENT, Stage, TIME_WAIT, flag,
+    IDLE_CLOSING, IDLE_DATAGRAM, IDLE_DATAGRAMS, IDLE_ESTABLISHED, IDLE_TRANSIENT, Stage,
+    TIME_WAIT, flag,
 };
 use lb_common::tcp::state::{ASSURED, BACKEND_FIN, CLIENT_FIN, REPLIED, RESET};
 use lb_common::value::backend_state;
@@ -220,7 +221,8 @@ fn forgets_what_is_over<A: Numbered>(pins: &Pins) {
         (6, OPEN | BACKEND_FIN, IDLE_CLOSING, Reason::Idle),
         (6, closed, TIME_WAIT, Reason::Closed),
         (6, RESET, TIME_WAIT, Reason::Closed),
-        (17, 0, IDLE_DATAGRAMS, Reason::Idle),
+        (17, 0, IDLE_DATAGRAM, Reason::Idle),
+        (17, OPEN, IDLE_DATAGRAMS, Reason::Idle),
     ]
     .into_iter()
     .enumerate()
@@ -236,7 +238,7 @@ fn forgets_what_is_over<A: Numbered>(pins: &Pins) {
         put(&mut table, flow);
     }
     let swept = pins.sweep();
-    assert_eq!(swept.rows, 60);
+    assert_eq!(swept.rows, 70);
     for reason in Reason::ALL {
         let expected = over.iter().filter(|(_, why)| *why == reason).count();
         assert_eq!(swept.expired.get(reason), expected as u64, "{reason:?}");

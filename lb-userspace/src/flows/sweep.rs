@@ -258,7 +258,9 @@ fn together<'a, A: FlowFamily>(rows: impl Iterator<Item = &'a Flow<A>>) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_common::flow::{IDLE_CLOSING, IDLE_DATAGRAMS, IDLE_ESTABLISHED, TIME_WAIT};
+    use lb_common::flow::{
+        IDLE_CLOSING, IDLE_DATAGRAM, IDLE_DATAGRAMS, IDLE_ESTABLISHED, TIME_WAIT,
+    };
     use lb_common::tcp::state::{ASSURED, CLIENT_FIN, REPLIED, RESET};
 
     const NOW: u64 = 1 << 60;
@@ -275,7 +277,8 @@ mod tests {
             (6, OPEN, IDLE_ESTABLISHED, Reason::Idle),
             (6, OPEN | CLIENT_FIN, IDLE_CLOSING, Reason::Idle),
             (6, RESET, TIME_WAIT, Reason::Closed),
-            (17, 0, IDLE_DATAGRAMS, Reason::Idle),
+            (17, REPLIED, IDLE_DATAGRAM, Reason::Idle),
+            (17, OPEN, IDLE_DATAGRAMS, Reason::Idle),
         ] {
             let judged = |silence| judge(&silent(proto, tcp, silence), NOW, || true);
             assert_eq!(judged(limit), None, "{proto} {tcp:#b}");

@@ -6,6 +6,7 @@ use lb_common::{V4, V6, Verdict};
 use lb_tests::prog::net::{POD_2, Port, UPLINK, UPLINK_2};
 use lb_tests::prog::{CROWD, Case, Family, Rig, ServiceSpec};
 use std::net::SocketAddr;
+use std::ops::Range;
 
 /// Rows of the flow table with this client's address.
 fn rows(rig: &Rig, case: Case, client: SocketAddr) -> usize {
@@ -36,7 +37,12 @@ fn install(rig: &mut Rig, case: Case, node: u8) -> SocketAddr {
 
 /// First packets from as many clients as may be young.
 fn flood(rig: &mut Rig, case: Case, by: Port, to: SocketAddr) {
-    for n in 0..CROWD {
+    begin(rig, case, by, to, 0..CROWD);
+}
+
+/// First packets from clients with these numbers.
+fn begin(rig: &mut Rig, case: Case, by: Port, to: SocketAddr, numbers: Range<u16>) {
+    for n in numbers {
         let client = case.outside(99, 10_000 + n);
         case.enter(rig, by, &case.open(client, to));
     }
@@ -85,6 +91,27 @@ fn a_first_packet_that_comes_again_proves_nothing() {
             case.enter(&mut rig, POD_2, &case.open(client, vip)).forwarded_to(backend);
             case.leave(&mut rig, POD_2, &case.accept(backend, client)).returned_from(vip);
         }
+        flood(&mut rig, case, UPLINK, vip);
+        assert_eq!(rows(&rig, case, client), 0, "{case:?}");
+    }
+}
+
+/// The place of an earlier connection from the same port is not the new one's.
+#[test]
+fn a_client_that_begins_again_has_a_place_of_its_own() {
+    let Some(mut rig) = Rig::take_crowded() else { return };
+    for case in Case::all().filter(|case| case.connects()) {
+        let backend = install(&mut rig, case, 1);
+        let (client, vip) = (case.pod(1, 20, 4000), case.vip(1, 80));
+        case.enter(&mut rig, POD_2, &case.open(client, vip)).forwarded_to(backend);
+        let reset = case.segment(client, vip, flag::RST | flag::ACK);
+        case.enter(&mut rig, POD_2, &reset).forwarded_to(backend);
+        begin(&mut rig, case, UPLINK, vip, 0..CROWD / 2);
+        case.enter(&mut rig, POD_2, &case.open(client, vip)).forwarded_to(backend);
+        // Past the place that the client had first, and not to its second.
+        begin(&mut rig, case, UPLINK, vip, CROWD / 2..CROWD);
+        case.leave(&mut rig, POD_2, &case.accept(backend, client)).returned_from(vip);
+        assert_eq!(rows(&rig, case, client), 2, "{case:?}");
         flood(&mut rig, case, UPLINK, vip);
         assert_eq!(rows(&rig, case, client), 0, "{case:?}");
     }
