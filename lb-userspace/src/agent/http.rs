@@ -1,52 +1,80 @@
-//! `/metrics` and `/healthz` over HTTP.
+//! `/metrics` and `/healthz` for whoever scrapes.
 
 use super::metrics::Metrics;
+use super::server::{self, Connections};
 use super::status::SharedStatus;
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Response, StatusCode};
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PLAIN: &str = "text/plain; charset=utf-8";
 
-#[derive(Clone)]
-struct Served {
-    metrics: Arc<Metrics>,
-    status: Arc<SharedStatus>,
-}
+/// Connections at the same time: far more than there are scrapers.
+const MOST: usize = 64;
 
 /// Serves for ever.
 pub(super) async fn serve(listener: TcpListener, metrics: Metrics, status: Arc<SharedStatus>) {
-    let router = Router::new()
-        .route("/metrics", get(metrics_page))
-        .route("/healthz", get(health_page))
-        .with_state(Served { metrics: Arc::new(metrics), status });
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!("the metrics server ended: {error}");
-    }
+    let exposition = Arc::new(Exposition { metrics, last: Arc::default() });
+    let answer = move |path: String| {
+        let (exposition, status) = (Arc::clone(&exposition), Arc::clone(&status));
+        async move {
+            match path.as_str() {
+                "/metrics" => metrics_page(exposition).await,
+                "/healthz" => health_page(&status),
+                _ => page(StatusCode::NOT_FOUND, PLAIN, "404 page not found\n"),
+            }
+        }
+    };
+    server::serve(listener, Connections::new(MOST), server::PATIENCE, answer).await;
 }
 
-async fn metrics_page(State(served): State<Served>) -> impl IntoResponse {
-    // Counting the flow tables takes milliseconds: not on the event loop.
-    let text = tokio::task::spawn_blocking(move || served.metrics.encode()).await;
+/// The metrics, and their last text with the time at which reading began.
+#[derive(Debug)]
+struct Exposition {
+    metrics: Metrics,
+    last: Arc<Mutex<Option<(Instant, Bytes)>>>,
+}
+
+async fn metrics_page(exposition: Arc<Exposition>) -> Response<Bytes> {
+    let asked = Instant::now();
+    // One at a time, so that many who ask don't keep all threads busy; who waited
+    // for another takes what that one got, if it isn't older than the question.
+    let mut last = Arc::clone(&exposition.last).lock_owned().await;
+    let text = match &*last {
+        Some((began, text)) if *began >= asked => Some(text.clone()),
+        // Counting the flow tables takes milliseconds: not on the event loop.
+        _ => tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            let text = exposition.metrics.encode().ok().map(Bytes::from);
+            *last = text.clone().map(|text| (began, text));
+            text
+        })
+        .await
+        .unwrap_or(None),
+    };
     match text {
-        Ok(Ok(text)) => (StatusCode::OK, [(header::CONTENT_TYPE, OPENMETRICS)], text),
-        _ => (
-            StatusCode::INTERNAL_SERVER_ERROR,
-            [(header::CONTENT_TYPE, "text/plain")],
-            "the maps can't be read\n".to_owned(),
-        ),
+        Some(text) => page(StatusCode::OK, OPENMETRICS, text),
+        None => page(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the maps can't be read\n"),
     }
 }
 
-async fn health_page(State(served): State<Served>) -> impl IntoResponse {
-    let reasons = served.status.get().reasons;
+fn health_page(status: &SharedStatus) -> Response<Bytes> {
+    let reasons = status.get().reasons;
     if reasons.is_empty() {
-        (StatusCode::OK, "ok\n".to_owned())
+        page(StatusCode::OK, PLAIN, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
+        page(StatusCode::SERVICE_UNAVAILABLE, PLAIN, reasons.join("\n") + "\n")
     }
+}
+
+fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
 }

@@ -4,6 +4,8 @@
 mod aging;
 mod facts;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod health;
 mod http;
 mod memory;
@@ -12,6 +14,7 @@ mod node;
 mod pidfd;
 mod repairs;
 mod report;
+mod server;
 mod socket;
 mod stale;
 mod status;

@@ -1,6 +1,7 @@
 //! The agent's socket: whoever asks in one line, `status` or `verify`, gets the
 //! answer as JSON.
 
+use super::server::Connections;
 use super::status::{AgentStatus, SharedStatus};
 use super::verify::Verifier;
 use crate::drift::Verification;
@@ -14,10 +15,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::UnixListener;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+/// Conversations at the same time: far more than people who look.
+const MOST: usize = 64;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long it may take to look at everything.
@@ -119,23 +125,28 @@ impl StatusSocket {
         Ok(self)
     }
 
-    /// Answers for ever.
+    /// Answers for ever; conversations end with this future.
     pub(super) async fn serve(self, status: Arc<SharedStatus>, verifier: Verifier) {
+        let connections = Connections::new(MOST);
+        let mut tasks = JoinSet::new();
         loop {
-            match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let (status, verifier) = (Arc::clone(&status), verifier.clone());
-                    tokio::spawn(async move {
-                        if answer(stream, &status, &verifier).await.is_err() {
-                            tracing::debug!("a client of the status socket left early");
-                        }
-                    });
-                }
-                Err(error) => {
-                    // Out of descriptors, most likely: do not spin.
-                    tracing::warn!("the status socket can't accept: {error}");
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
+            tokio::select! {
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => {
+                        let (status, verifier) = (Arc::clone(&status), verifier.clone());
+                        connections.admit(&mut tasks, async move {
+                            if answer(stream, &status, &verifier).await.is_err() {
+                                tracing::debug!("a client of the status socket left early");
+                            }
+                        });
+                    }
+                    Err(error) => {
+                        // Out of descriptors, most likely: do not spin.
+                        tracing::warn!("the status socket can't accept: {error}");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                },
+                Some(_) = tasks.join_next() => {}
             }
         }
     }
@@ -147,8 +158,8 @@ const STATUS: &str = "status";
 const VERIFY: &str = "verify";
 
 /// One question and its answer. Nothing is a question about the status.
-async fn answer(
-    mut stream: tokio::net::UnixStream,
+pub(super) async fn answer(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     status: &SharedStatus,
     verifier: &Verifier,
 ) -> io::Result<()> {

@@ -1,22 +1,22 @@
 //! What load balancers and the kubelet ask this node over HTTP: whether it has
 //! endpoints of a Service (`ports`), and whether the agent keeps up and the
-//! node stays (`proxy`). Answers come from memory alone and within bounds
-//! (`server`): who asks is unknown, and never the agent's concern.
+//! node stays (`proxy`). Answers come from memory alone and within bounds: who
+//! asks is unknown, and never the agent's concern.
 
 mod listen;
 mod ports;
 mod proxy;
-mod server;
 
 pub(super) use ports::HealthPorts;
 pub(super) use proxy::ProxyHealth;
 
 use super::AgentError;
+use super::server::{Connections, PATIENCE, serve};
 use crate::cli::ListenAddress;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use listen::{listen, listen_everywhere};
-use server::{Connections, serve};
+use std::future::ready;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -25,6 +25,10 @@ use tokio::net::TcpListener;
 
 /// Where the agent's own health is told if nobody says otherwise; kube-proxy's.
 const HEALTHZ: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10_256);
+
+/// Connections at the same time: far more than there are load balancers, and few
+/// beside the usual limit of 1024 file descriptors.
+const MOST: usize = 256;
 
 /// `/healthz` and `/livez`, not answered yet.
 #[derive(Debug)]
@@ -62,11 +66,11 @@ impl Healthz {
 
     /// Answers for ever.
     pub(super) fn serve(self, proxy: &Arc<ProxyHealth>) {
-        let connections = Arc::new(Connections::default());
+        let connections = Connections::new(MOST);
         for listener in self.listeners {
             let proxy = Arc::clone(proxy);
-            let answer = move |path: &str| page(&proxy, path);
-            tokio::spawn(serve(listener, Arc::clone(&connections), answer));
+            let answer = move |path: String| ready(page(&proxy, &path));
+            tokio::spawn(serve(listener, Arc::clone(&connections), PATIENCE, answer));
         }
     }
 }

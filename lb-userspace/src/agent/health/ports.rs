@@ -2,14 +2,15 @@
 //! appear and go with the Services; what can't be listened on is a problem of
 //! its Service alone.
 
-use super::json;
 use super::listen::{everywhere, listen_any};
 use super::proxy::ProxyHealth;
-use super::server::{Connections, serve};
+use super::{MOST, json};
+use crate::agent::server::{Connections, PATIENCE, serve};
 use crate::desired::{HealthCheck, Problem, Severity};
 use hyper::Response;
 use hyper::header::{HeaderName, HeaderValue};
 use std::collections::BTreeMap;
+use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tokio::task::JoinHandle;
@@ -54,7 +55,7 @@ impl Drop for Server {
 impl HealthPorts {
     /// None yet. Whether the agent keeps up is part of each answer.
     pub(in crate::agent) fn new(proxy: Arc<ProxyHealth>) -> Self {
-        Self { proxy, connections: Arc::default(), open: BTreeMap::new() }
+        Self { proxy, connections: Connections::new(MOST), open: BTreeMap::new() }
     }
 
     /// Listens on these ports and no others, with these answers. What can't be
@@ -80,7 +81,7 @@ impl HealthPorts {
                     Ok(None) => Family::Absent,
                     Ok(Some(listener)) => {
                         let answer = answer(&port.check, family, proxy);
-                        let task = serve(listener, Arc::clone(connections), answer);
+                        let task = serve(listener, Arc::clone(connections), PATIENCE, answer);
                         Family::Open { _server: Server(tokio::spawn(task)) }
                     }
                     Err(error) => {
@@ -102,11 +103,11 @@ fn answer(
     check: &Arc<Mutex<HealthCheck>>,
     family: usize,
     proxy: &Arc<ProxyHealth>,
-) -> impl Fn(&str) -> Response<String> + Clone + Send + Sync + use<> {
+) -> impl Fn(String) -> Ready<Response<String>> + Clone + Send + Sync + use<> {
     let (check, proxy) = (Arc::clone(check), Arc::clone(proxy));
     move |_path| {
         let check = check.lock().unwrap_or_else(PoisonError::into_inner);
-        page(&check, family, proxy.keeps_up(Instant::now()))
+        ready(page(&check, family, proxy.keeps_up(Instant::now())))
     }
 }
 

@@ -1,27 +1,27 @@
-//! Small answers over HTTP, within bounds: a connection that says nothing is
-//! closed, and when there are too many, the oldest makes room. So whoever opens
-//! many and stalls can't keep others from an answer, nor take the agent's
-//! memory and file descriptors.
+//! Small answers over HTTP, within bounds: a connection that says nothing or
+//! takes no answer is closed, and there are only so many at a time (`bounds`).
 
-use hyper::body::Incoming;
+mod bounds;
+
+pub(super) use bounds::Connections;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::collections::BTreeMap;
+use socket2::SockRef;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
-/// Connections at the same time: far more than there are load balancers, and few
-/// beside the usual limit of 1024 file descriptors.
-const MOST: usize = 256;
-
-/// How long a connection may take to ask, or to ask again. Load balancers that
-/// keep connections probe more often.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a connection may take to ask, or to ask again, or to take what it
+/// was sent. Who keeps a connection asks more often.
+pub(super) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The most that is read of a request before it is whole.
 const REQUEST: usize = 16 * 1024;
@@ -29,83 +29,31 @@ const REQUEST: usize = 16 * 1024;
 /// After a failure to accept, which most likely lasts.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The connections of one or more listeners, and how many there may be.
-#[derive(Debug)]
-pub(super) struct Connections {
-    most: usize,
-    patience: Duration,
-    open: Mutex<Open>,
-}
-
-/// Those that are open, the oldest first.
-#[derive(Debug, Default)]
-struct Open {
-    next: u64,
-    tasks: BTreeMap<u64, AbortHandle>,
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        Self::new(MOST, PATIENCE)
-    }
-}
-
-impl Connections {
-    fn new(most: usize, patience: Duration) -> Self {
-        Self { most, patience, open: Mutex::default() }
-    }
-
-    /// Runs one more, in place of the oldest if there are too many.
-    fn admit(
-        self: &Arc<Self>,
-        tasks: &mut JoinSet<()>,
-        connection: impl Future<Output = ()> + Send + 'static,
-    ) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = open.next;
-        open.next += 1;
-        let place = Place { connections: Arc::clone(self), number };
-        let task = tasks.spawn(async move {
-            let _place = place;
-            connection.await;
-        });
-        open.tasks.insert(number, task);
-        let oldest = if open.tasks.len() > self.most { open.tasks.pop_first() } else { None };
-        drop(open);
-        if let Some((_, oldest)) = oldest {
-            oldest.abort();
-        }
-    }
-}
-
-/// Gives the place of a connection back, however it ends.
-struct Place {
+/// Answers for ever; connections end with this future. `answer` is asked with the
+/// path, whatever the method.
+pub(super) async fn serve<A, F, B>(
+    listener: TcpListener,
     connections: Arc<Connections>,
-    number: u64,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let open = self.connections.open.lock();
-        open.unwrap_or_else(PoisonError::into_inner).tasks.remove(&self.number);
-    }
-}
-
-/// Answers for ever; connections end with this future.
-pub(super) async fn serve<A>(listener: TcpListener, connections: Arc<Connections>, answer: A)
-where
-    A: Fn(&str) -> Response<String> + Clone + Send + Sync + 'static,
+    patience: Duration,
+    answer: A,
+) where
+    A: Fn(String) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Into<Bytes> + 'static,
 {
     let mut tasks = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let connection = converse(stream, connections.patience, answer.clone());
-                    connections.admit(&mut tasks, connection);
+                    // The kernel ends a connection that takes nothing for so long.
+                    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(patience)) {
+                        tracing::debug!("an HTTP connection has no bound for writes: {error}");
+                    }
+                    connections.admit(&mut tasks, converse(stream, patience, answer.clone()));
                 }
                 Err(error) => {
-                    tracing::debug!("a health check can't be accepted: {error}");
+                    tracing::debug!("an HTTP connection can't be accepted: {error}");
                     tokio::time::sleep(PAUSE).await;
                 }
             },
@@ -114,13 +62,19 @@ where
     }
 }
 
-async fn converse(
-    stream: TcpStream,
+/// Answers on one connection until it ends.
+pub(super) async fn converse<A, F, B>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
     patience: Duration,
-    answer: impl Fn(&str) -> Response<String>,
-) {
-    let service = service_fn(|request: Request<Incoming>| {
-        std::future::ready(Ok::<_, Infallible>(answer(request.uri().path())))
+    answer: A,
+) where
+    A: Fn(String) -> F,
+    F: Future<Output = Response<B>>,
+    B: Into<Bytes>,
+{
+    let service = service_fn(async |request: Request<Incoming>| {
+        let page = answer(request.uri().path().to_owned()).await;
+        Ok::<_, Infallible>(page.map(|body| Full::new(body.into())))
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -130,7 +84,7 @@ async fn converse(
         .title_case_headers(true)
         .serve_connection(TokioIo::new(stream), service);
     if let Err(error) = connection.await {
-        tracing::debug!("a health check ended early: {error}");
+        tracing::debug!("an HTTP connection ended early: {error}");
     }
 }
 
@@ -139,6 +93,7 @@ mod tests {
     use super::*;
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
     use tokio::task::JoinHandle;
 
     const LIMIT: Duration = Duration::from_secs(10);
@@ -146,9 +101,9 @@ mod tests {
     async fn start(most: usize, patience: Duration) -> (SocketAddr, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let connections = Arc::new(Connections::new(most, patience));
-        let answer = |path: &str| Response::new(format!("you asked for {path}"));
-        (address, tokio::spawn(serve(listener, connections, answer)))
+        let connections = Connections::new(most);
+        let answer = async |path: String| Response::new(format!("you asked for {path}"));
+        (address, tokio::spawn(serve(listener, connections, patience, answer)))
     }
 
     async fn ask(stream: &mut TcpStream, more: &str) -> String {

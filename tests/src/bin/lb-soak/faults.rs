@@ -33,10 +33,8 @@ struct Fault {
     is_over: fn(&Scene<'_>) -> Result<()>,
     /// What puts the scene itself back.
     restore: Option<fn(&Scene<'_>) -> Result<()>>,
-    /// How long it may last.
+    /// How long it may last, with an agent that may be down for some seconds.
     limit: Duration,
-    /// Only a start of the agent repairs it.
-    needs_start: bool,
 }
 
 const FAULTS: [Fault; 4] = [
@@ -46,7 +44,6 @@ const FAULTS: [Fault; 4] = [
         is_over: pod_is_served,
         restore: None,
         limit: Duration::from_secs(20),
-        needs_start: false,
     },
     Fault {
         name: "a pod's interface was down and up",
@@ -54,7 +51,6 @@ const FAULTS: [Fault; 4] = [
         is_over: pod_is_served,
         restore: None,
         limit: Duration::from_secs(20),
-        needs_start: false,
     },
     Fault {
         name: "the node got another address",
@@ -62,25 +58,21 @@ const FAULTS: [Fault; 4] = [
         is_over: address_is_served,
         restore: Some(remove_address),
         limit: Duration::from_secs(20),
-        needs_start: false,
     },
     Fault {
         name: "a hook was removed",
         inject: remove_hook,
         is_over: pod_is_served,
         restore: None,
-        // Until the agent is next killed, replaced or stopped, and healthy again.
-        limit: Duration::from_secs(90),
-        needs_start: true,
+        limit: Duration::from_secs(20),
     },
 ];
 
-/// Injects faults on a node until told to stop. Where the agent is never
-/// disturbed, only those that it repairs at work.
+/// Injects faults on a node until told to stop.
 pub(crate) fn inject(
     cluster: &Cluster,
     node: usize,
-    (pin_dir, starts): (&Path, bool),
+    pin_dir: &Path,
     tally: &Tally,
     mut random: Random,
 ) -> Result<()> {
@@ -94,18 +86,11 @@ pub(crate) fn inject(
             return Ok(());
         }
         let fault = &FAULTS[random.below(FAULTS.len())];
-        if fault.needs_start && !starts {
-            continue;
-        }
         let context = || format!("{}: {}", node.name, fault.name);
         (fault.inject)(&scene).with_context(context)?;
         tally.faults.one();
         let begin = Instant::now();
         while let Err(error) = (fault.is_over)(&scene) {
-            // What a start repairs may not come any more.
-            if !tally.going() && fault.needs_start {
-                break;
-            }
             if begin.elapsed() > fault.limit {
                 let sentence = format!("{}; not right after {:?}: {error}", context(), fault.limit);
                 tally.note(&tally.lasting, sentence);

@@ -202,11 +202,10 @@ fn start<'scope>(
     }
     for seat in seats {
         work("watch", Box::new(move |_| agents::watch(seat, addresses, oracle, tally)));
-        let starts = seat.node + 1 < seats.len();
         work(
             "faults",
             Box::new(move |random| {
-                faults::inject(cluster, seat.node, (&seat.pin_dir, starts), tally, random)
+                faults::inject(cluster, seat.node, &seat.pin_dir, tally, random)
             }),
         );
     }
