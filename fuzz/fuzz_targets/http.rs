@@ -11,7 +11,11 @@ fuzz_target!(|bytes: &[u8]| {
     while !rest.is_empty() {
         let mut headers = [httparse::EMPTY_HEADER; 16];
         let mut response = httparse::Response::new(&mut headers);
-        let head = response.parse(rest).expect("an answer").unwrap();
+        let parsed = response
+            .parse(rest)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&said)));
+        // Who ends in the middle of another question may lose the rest.
+        let httparse::Status::Complete(head) = parsed else { return };
         let code = response.code.expect("a status");
         assert!([100, 200, 400, 408, 414, 431, 505].contains(&code), "{code}");
         rest = &rest[head..];
@@ -21,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
             std::str::from_utf8(header.value).expect("digits").parse().expect("a number")
         });
         if code == 200 && !rest.starts_with(b"HTTP/1.") && length > 0 {
-            let path = rest.get(..length).expect("as long as it says");
+            let Some(path) = rest.get(..length) else { return };
             assert!(bytes.windows(length).any(|window| window == path) || path == b"/");
             rest = &rest[length..];
         }

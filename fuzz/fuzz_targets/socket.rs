@@ -14,7 +14,8 @@ fuzz_target!(|bytes: &[u8]| {
             serde_json::from_slice::<AgentStatus>(&said).expect("a status");
         }
         b"verify" if line.len() < 16 => {
-            serde_json::from_slice::<Result<Verification, String>>(&said).expect("a verdict");
+            let _: Result<Verification, String> =
+                serde_json::from_slice(&said).expect("a verdict");
         }
         _ if said.is_empty() => {}
         // Cut to its length, or with other white space, a line may mean something.

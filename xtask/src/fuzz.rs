@@ -15,7 +15,7 @@ const RUSTFLAGS: &str = "--cfg fuzzing -Cpasses=sancov-module \
     -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
     -Cllvm-args=-sanitizer-coverage-pc-table \
     -Cllvm-args=-sanitizer-coverage-trace-compares \
-    -Ccodegen-units=1 -Cdebug-assertions=yes";
+    -Ccodegen-units=1";
 
 /// Options of `cargo xtask fuzz`.
 #[derive(Debug, Args)]

@@ -28,13 +28,15 @@ impl Rig {
 
     /// Makes every datagram, and the fragments that wait, as old as the machine.
     pub fn age_datagrams(&mut self) {
-        self.age_rows::<V4>("LB_FRAGMENTS_V4", |row| row[2] = 0);
-        self.age_rows::<V6>("LB_FRAGMENTS_V6", |row| row[5] = 0);
+        self.change_rows::<V4>("LB_FRAGMENTS_V4", |row| row[2] = 0);
+        self.change_rows::<V6>("LB_FRAGMENTS_V6", |row| row[5] = 0);
         self.change_held(|held| held.came = 0);
     }
 
-    /// Lets no time pass for the fragments that wait.
+    /// Lets no time pass for the fragments that wait, nor for their datagrams.
     pub fn keep_waiting(&mut self) {
+        self.change_rows::<V4>("LB_FRAGMENTS_V4", |row| row[2] = FUTURE);
+        self.change_rows::<V6>("LB_FRAGMENTS_V6", |row| row[5] = FUTURE);
         self.change_held(|held| held.came = FUTURE);
     }
 
@@ -76,12 +78,12 @@ impl Rig {
         }
     }
 
-    fn age_rows<R: Row>(&mut self, name: &str, age: impl Fn(&mut R::Value)) {
+    fn change_rows<R: Row>(&mut self, name: &str, change: impl Fn(&mut R::Value)) {
         let mut map: HashMap<_, R::Key, R::Value> =
             HashMap::try_from(self.map_mut(name)).expect("a hash map");
         let rows: Vec<_> = map.iter().collect::<Result<_, _>>().expect("the rows");
         for (key, mut row) in rows {
-            age(&mut row);
+            change(&mut row);
             map.insert(key, row, 0).expect("the row is there");
         }
     }

@@ -6,7 +6,8 @@ mod bounds;
 pub(super) use bounds::Connections;
 
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -73,7 +74,12 @@ pub(super) async fn converse<A, F, B>(
     B: Into<Bytes>,
 {
     let service = service_fn(async |request: Request<Incoming>| {
-        let page = answer(request.uri().path().to_owned()).await;
+        let has_body = !request.body().is_end_stream();
+        let mut page = answer(request.uri().path().to_owned()).await;
+        if has_body {
+            // Nobody reads it, and what is behind it may be no question.
+            page.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         Ok::<_, Infallible>(page.map(|body| Full::new(body.into())))
     });
     let connection = http1::Builder::new()
