@@ -123,7 +123,7 @@ fn requests_go_on_while_agents_are_killed_at_any_moment() -> Result<()> {
         (pod, Kind::Http, web().http_addresses()[0]),
         (pod, Kind::Udp, web().udp_addresses()[1]),
         (client, Kind::Http, (node[0], 30080).into()),
-        // No datagrams: each would hold one of this node's ports for two minutes,
+        // No datagrams: each would hold one of this node's ports for half a minute,
         // and there are more of them than ports.
         (client, Kind::Http, (node[1], 30080).into()),
     ];

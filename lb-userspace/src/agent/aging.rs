@@ -17,7 +17,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Between two sweeps: short beside the shortest time that a flow is kept.
+/// Between two sweeps: a third of the shortest time that a flow is kept.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// What the sweeps tell the metrics.

@@ -21,7 +21,7 @@ const BUFFER: usize = 64;
 /// Where the server does.
 pub fn http(bytes: &[u8]) -> Vec<u8> {
     let answer = |path: String| ready(Response::new(path));
-    talk(bytes, |stream| server::converse(stream, server::PATIENCE, answer))
+    talk(bytes, |stream| server::converse(stream, server::PATIENCE, answer, || {}))
 }
 
 /// What a client of the status socket gets that sends these bytes and then no

@@ -134,7 +134,8 @@ impl StatusSocket {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) => {
                         let (status, verifier) = (Arc::clone(&status), verifier.clone());
-                        connections.admit(&mut tasks, async move {
+                        connections.admit(&mut tasks, |place| async move {
+                            let _place = place;
                             if answer(stream, &status, &verifier).await.is_err() {
                                 tracing::debug!("a client of the status socket left early");
                             }

@@ -5,7 +5,7 @@
 //!
 //! A row goes only if it is as it was when the flow was judged. A packet that
 //! comes between that last look and the removal, a microsecond, finds a row
-//! gone that was silent for minutes: the flow's other row makes it again, or
+//! gone that was silent for half a minute: the flow's other row makes it again, or
 //! it is a new flow, as it would have been a moment later.
 
 use super::RowKind;

@@ -1,9 +1,11 @@
-//! How many connections there may be at a time: when there are too many, the
-//! oldest makes room. So whoever opens many and stalls can't keep others from an
-//! answer, nor take the agent's memory and file descriptors.
+//! How many connections there may be at a time: when there are too many, one makes
+//! room for the newest. First those that have not asked for anything yet, then
+//! whose last question is the oldest; so whoever opens many and stalls can keep
+//! neither a newcomer nor a steady client from an answer, nor take the agent's
+//! memory and file descriptors.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::{AbortHandle, JoinSet};
 
 /// The connections of one or more listeners, and how many there may be.
@@ -13,11 +15,22 @@ pub(in crate::agent) struct Connections {
     open: Mutex<Open>,
 }
 
-/// Those that are open, the oldest first.
+/// The order in which connections make room: whether they have asked, and when
+/// they last did, or came.
+type Turn = (bool, u64);
+
+/// Those that are open, with the task of each as soon as it has one.
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    tasks: BTreeMap<u64, AbortHandle>,
+    tasks: BTreeMap<Turn, Option<AbortHandle>>,
+}
+
+impl Open {
+    fn turn(&mut self, asked: bool) -> Turn {
+        self.next += 1;
+        (asked, self.next)
+    }
 }
 
 impl Connections {
@@ -26,38 +39,66 @@ impl Connections {
         Arc::new(Self { most, open: Mutex::default() })
     }
 
-    /// Runs one more, in place of the oldest if there are too many.
-    pub(in crate::agent) fn admit(
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs one more, in place of another if there are too many.
+    pub(in crate::agent) fn admit<F>(
         self: &Arc<Self>,
         tasks: &mut JoinSet<()>,
-        connection: impl Future<Output = ()> + Send + 'static,
-    ) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = open.next;
-        open.next += 1;
-        let place = Place { connections: Arc::clone(self), number };
-        let task = tasks.spawn(async move {
-            let _place = place;
-            connection.await;
-        });
-        open.tasks.insert(number, task);
-        let oldest = if open.tasks.len() > self.most { open.tasks.pop_first() } else { None };
-        drop(open);
-        if let Some((_, oldest)) = oldest {
-            oldest.abort();
+        connection: impl FnOnce(Arc<Place>) -> F,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let turn = {
+            let mut open = self.open();
+            let turn = open.turn(false);
+            open.tasks.insert(turn, None);
+            turn
+        };
+        let place = Arc::new(Place { connections: Arc::clone(self), turn: Mutex::new(turn) });
+        // Not under the lock: a runtime that ends drops the task at once, and with
+        // it its place.
+        let task = tasks.spawn(connection(place));
+        let victim = {
+            let mut open = self.open();
+            if let Some(slot) = open.tasks.get_mut(&turn) {
+                *slot = Some(task);
+            }
+            let too_many = open.tasks.len() > self.most;
+            let others = open.tasks.keys().copied();
+            let first = others.into_iter().find(|other| too_many && *other != turn);
+            first.and_then(|first| open.tasks.remove(&first)).flatten()
+        };
+        if let Some(victim) = victim {
+            victim.abort();
         }
     }
 }
 
-/// Gives the place of a connection back, however it ends.
-struct Place {
+/// The place of a connection, which it gives back however it ends.
+#[derive(Debug)]
+pub(in crate::agent) struct Place {
     connections: Arc<Connections>,
-    number: u64,
+    turn: Mutex<Turn>,
+}
+
+impl Place {
+    /// The connection asks for something.
+    pub(in crate::agent) fn asks(&self) {
+        let mut open = self.connections.open();
+        let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = open.tasks.remove(&turn) {
+            *turn = open.turn(true);
+            open.tasks.insert(*turn, task);
+        }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let open = self.connections.open.lock();
-        open.unwrap_or_else(PoisonError::into_inner).tasks.remove(&self.number);
+        let turn = *self.turn.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.connections.open().tasks.remove(&turn);
     }
 }

@@ -20,9 +20,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-/// How long a connection may take to ask, or to ask again, or to take what it
-/// was sent. Who keeps a connection asks more often.
-pub(super) const PATIENCE: Duration = Duration::from_mins(1);
+/// How long a connection may take to ask, or to ask again: longer than the usual
+/// intervals of those who keep one.
+pub(super) const PATIENCE: Duration = Duration::from_mins(3);
+
+/// How long it may take nothing of what it was sent.
+const STUCK: Duration = Duration::from_mins(1);
 
 /// The most that is read of a request before it is whole.
 const REQUEST: usize = 16 * 1024;
@@ -48,10 +51,13 @@ pub(super) async fn serve<A, F, B>(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     // The kernel ends a connection that takes nothing for so long.
-                    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(patience)) {
+                    if let Err(error) = SockRef::from(&stream).set_tcp_user_timeout(Some(STUCK)) {
                         tracing::debug!("an HTTP connection has no bound for writes: {error}");
                     }
-                    connections.admit(&mut tasks, converse(stream, patience, answer.clone()));
+                    let answer = answer.clone();
+                    connections.admit(&mut tasks, move |place| async move {
+                        converse(stream, patience, answer, || place.asks()).await;
+                    });
                 }
                 Err(error) => {
                     tracing::debug!("an HTTP connection can't be accepted: {error}");
@@ -63,17 +69,19 @@ pub(super) async fn serve<A, F, B>(
     }
 }
 
-/// Answers on one connection until it ends.
+/// Answers on one connection until it ends; `asks` hears of each question.
 pub(super) async fn converse<A, F, B>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     patience: Duration,
     answer: A,
+    asks: impl Fn(),
 ) where
     A: Fn(String) -> F,
     F: Future<Output = Response<B>>,
     B: Into<Bytes>,
 {
     let service = service_fn(async |request: Request<Incoming>| {
+        asks();
         let has_body = !request.body().is_end_stream();
         let mut page = answer(request.uri().path().to_owned()).await;
         if has_body {
@@ -154,6 +162,29 @@ mod tests {
         assert!(ask(&mut stream, "").await.starts_with("HTTP/1.1 200"));
         for stream in &mut stalled[..17] {
             assert!(closed(stream).await);
+        }
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn who_has_asked_stays_while_others_stall() {
+        let (address, server) = start(4, LIMIT * 10).await;
+        let mut steady = TcpStream::connect(address).await.unwrap();
+        assert!(ask(&mut steady, "").await.starts_with("HTTP/1.1 200"));
+        let mut stalled = Vec::new();
+        for _ in 0..20 {
+            stalled.push(TcpStream::connect(address).await.unwrap());
+        }
+        for stream in &mut stalled[..16] {
+            assert!(closed(stream).await);
+        }
+        assert!(ask(&mut steady, "").await.starts_with("HTTP/1.1 200"));
+        // Nor do those who have asked before keep a newcomer out.
+        let mut others = Vec::new();
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            assert!(ask(&mut stream, "").await.starts_with("HTTP/1.1 200"));
+            others.push(stream);
         }
         server.abort();
     }
