@@ -28,15 +28,16 @@ pub(crate) struct Arrival {
 
 /// What is next for a packet.
 pub(crate) enum Step {
-    /// It has its verdict.
+    /// It is of a flow that there is: it becomes what `to` says.
+    Known(Verdict),
+    /// It has its verdict, and stays as it is.
     Done(Verdict),
     /// The flow in the scratch row begins with it.
     Begin,
 }
 
-/// Decides on a packet that enters; on [`Verdict::Forwarded`] and
-/// [`Verdict::SourceRestored`], and on [`Verdict::Passed`] where the tuple
-/// changed, `to` is what the packet must become.
+/// Decides on a packet that enters; `to` is its own tuple, and what it must become
+/// if that is another.
 #[inline(always)]
 pub(crate) fn decide<A: Family>(
     packet: &Packet<A>,
@@ -55,7 +56,7 @@ pub(crate) fn decide<A: Family>(
     if let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Ingress)
         && let Some(verdict) = known(packet, arrival, row, to)
     {
-        return Step::Done(verdict);
+        return Step::Known(verdict);
     }
     if socket & FRONTEND != 0 {
         let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);

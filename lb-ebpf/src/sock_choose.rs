@@ -2,7 +2,7 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use lb_common::filter::FRONTEND;
 use lb_common::socket::at_place;
 use lb_common::value::{frontend_kind, scope};
@@ -89,7 +89,7 @@ fn pick<A: Family>(caller: &Caller, frontend: &Frontend) -> Result<Picked, Verdi
         port: BePort(caller.cookie as u16),
         proto: caller.proto,
         // SAFETY: the helper has no preconditions.
-        now: unsafe { bpf_ktime_get_ns() },
+        now: unsafe { bpf_ktime_get_coarse_ns() },
         room: room.as_mut_ptr(),
     };
     match select::backend(frontend, scope, &client) {

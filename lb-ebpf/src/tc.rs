@@ -3,7 +3,7 @@
 //! packets begin with it.
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_redirect, bpf_skb_pull_data};
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
 use lb_common::{Hook, Tuple, V4, V6, Verdict};
 
@@ -92,7 +92,7 @@ fn size<A: Family>(ctx: &TcContext, packet: &Packet<A>, l3: usize) -> Size {
 #[inline(always)]
 pub(crate) fn now() -> u64 {
     // SAFETY: the helper has no preconditions.
-    unsafe { bpf_ktime_get_ns() }
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// Applies a verdict that lets the packet go on, or drops it.
@@ -191,7 +191,14 @@ fn decide_entering<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
         });
         return match step {
             Step::Begin => BEGIN,
-            Step::Done(verdict) => to_apply::<A>(verdict),
+            // At once: most packets are of these kinds.
+            Step::Known(verdict) if packet.fragment == Fragment::Whole => {
+                finish(Hook::Ingress, rewrite::apply(skb(ctx), packet, to, verdict, L3))
+            }
+            Step::Done(verdict) if packet.fragment == Fragment::Whole && !verdict.is_refusal() => {
+                finish(Hook::Ingress, verdict)
+            }
+            Step::Known(verdict) | Step::Done(verdict) => to_apply::<A>(verdict),
         };
     }
     let verdict = portless::ingress(skb(ctx), packet, L3);

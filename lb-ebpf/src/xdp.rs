@@ -3,7 +3,7 @@
 //! it with the same maps.
 
 use aya_ebpf::bindings::{bpf_fib_lookup, xdp_action, xdp_md};
-use aya_ebpf::helpers::{bpf_fib_lookup as fib_lookup, bpf_ktime_get_ns, bpf_redirect};
+use aya_ebpf::helpers::{bpf_fib_lookup as fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect};
 use aya_ebpf::programs::XdpContext;
 use lb_common::filter::FRONTEND;
 use lb_common::flow::flag;
@@ -177,7 +177,7 @@ fn arrival<A: XdpFamily>(ctx: &XdpContext, packet: &Packet<A>) -> Arrival {
     Arrival {
         ifindex: ctx.ingress_ifindex() as u32,
         // SAFETY: the helper has no preconditions.
-        now: unsafe { bpf_ktime_get_ns() },
+        now: unsafe { bpf_ktime_get_coarse_ns() },
         size: Size { packets: 1, bytes: u64::from(packet.len) },
         other_host: false,
     }

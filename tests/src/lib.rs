@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod balance;
+pub mod bpf;
 pub mod budget;
 pub mod client;
 pub mod cluster;

@@ -29,6 +29,7 @@ use crate::privilege::root_or_skip;
 
 mod case;
 pub mod context;
+pub mod cost;
 mod datagrams;
 mod family;
 mod flows;
@@ -184,12 +185,18 @@ static ROOMY: Shared = LazyLock::new(|| {
     let sizes = [(names::MAP_FLOWS_V4, ROOMY_FLOWS), (names::MAP_YOUNG_V4, ROOMY_FLOWS)];
     Mutex::new(Rig::load_sized(&SNAT_PORTS, 0, &sizes))
 });
+static VAST: Shared = LazyLock::new(|| {
+    let maps = [names::MAP_FLOWS_V4, names::MAP_YOUNG_V4, names::MAP_FLOWS_V6, names::MAP_YOUNG_V6];
+    Mutex::new(Rig::load_sized(&VAST_PORTS, 0, &maps.map(|map| (map, ROOMY_FLOWS))))
+});
 static CROWDED: Shared = LazyLock::new(|| {
     let sizes = [(names::MAP_YOUNG_V4, CROWD.into()), (names::MAP_YOUNG_V6, CROWD.into())];
     Mutex::new(Rig::load_sized(&SNAT_PORTS, option::ANSWER_ECHO, &sizes))
 });
 /// Rows for a few hundred thousand flows.
 const ROOMY_FLOWS: u32 = 1 << 20;
+/// A port for each of some ten thousand flows to one backend.
+const VAST_PORTS: RangeInclusive<u16> = 10_000..=60_000;
 /// How many flows may be young in [`Rig::take_crowded`].
 pub const CROWD: u16 = 64;
 
@@ -221,6 +228,12 @@ impl Rig {
     /// Likewise a rig with room for hundreds of thousands of IPv4 flows.
     pub fn take_roomy() -> Option<MutexGuard<'static, Self>> {
         root_or_skip().then(|| Self::take_from(&ROOMY))
+    }
+
+    /// Likewise a rig with room for hundreds of thousands of flows of either family,
+    /// and ports for some ten thousand.
+    pub fn take_vast() -> Option<MutexGuard<'static, Self>> {
+        root_or_skip().then(|| Self::take_from(&VAST))
     }
 
     /// Likewise a rig where no more than [`CROWD`] flows may be young.

@@ -5,15 +5,14 @@
 //!
 //! It is two instructions long, so it is loaded by hand, without an object.
 
+use crate::bpf::{self, call, call_for_fd, number};
 use anyhow::{Context as _, Result};
 use std::ffi::CString;
-use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 // Numbers of the bpf(2) interface.
-const BPF_PROG_LOAD: i64 = 5;
 const BPF_OBJ_PIN: i64 = 6;
 const BPF_LINK_CREATE: i64 = 28;
 const BPF_PROG_TYPE_XDP: u32 = 6;
@@ -21,15 +20,6 @@ const BPF_XDP: u32 = 37;
 
 /// `r0 = XDP_PASS; exit`.
 const PROGRAM: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
-
-/// The beginning of `union bpf_attr` for `BPF_PROG_LOAD`.
-#[repr(C)]
-struct Load {
-    prog_type: u32,
-    insn_cnt: u32,
-    insns: u64,
-    license: u64,
-}
 
 /// The beginning of `union bpf_attr` for `BPF_LINK_CREATE`.
 #[repr(C)]
@@ -59,13 +49,7 @@ impl XdpPass {
     pub fn attach(interface: &str) -> Result<Self> {
         let index = nix::net::if_::if_nametoindex(interface)
             .with_context(|| format!("find the interface {interface}"))?;
-        let load = Load {
-            prog_type: BPF_PROG_TYPE_XDP,
-            insn_cnt: 2,
-            insns: PROGRAM.as_ptr() as u64,
-            license: c"GPL".as_ptr() as u64,
-        };
-        let program = call_for_fd(BPF_PROG_LOAD, &load).context("load a program that passes")?;
+        let program = bpf::load(BPF_PROG_TYPE_XDP, 0, 0, &PROGRAM)?;
         let create = Create {
             prog_fd: number(program.as_raw_fd())?,
             target_ifindex: index,
@@ -87,24 +71,4 @@ impl XdpPass {
         };
         call(BPF_OBJ_PIN, &pin).map(drop).with_context(|| format!("pin {}", path.display()))
     }
-}
-
-fn number(fd: RawFd) -> Result<u32> {
-    u32::try_from(fd).context("a file descriptor below zero")
-}
-
-fn call_for_fd<T>(command: i64, attributes: &T) -> io::Result<OwnedFd> {
-    let fd = call(command, attributes)?;
-    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn call<T>(command: i64, attributes: &T) -> io::Result<i64> {
-    // SAFETY: the attributes are those of the command, their size is given, and
-    // what they point to lives as long as the caller's frame.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>())
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }

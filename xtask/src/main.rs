@@ -10,6 +10,7 @@
 )]
 
 mod balance;
+mod bench;
 mod debian;
 mod demo;
 mod fuzz;
@@ -39,6 +40,8 @@ enum Command {
     Demo(demo::Options),
     /// Measure how well each load-balancing policy keeps what it promises
     Balance,
+    /// Measure what a packet costs in each program, as multiples of a look-up
+    Bench,
     /// Kill, replace and stop agents under load for a while, and judge every answer
     Soak(soak::Options),
     /// Run every check: format, lints, documentation, tests with and without root, fuzzing
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::run(setup::Purpose::Tests),
         Command::Demo(options) => demo::run(&options),
         Command::Balance => balance::run(),
+        Command::Bench => bench::run(),
         Command::Soak(options) => soak::run(&options),
         Command::Test(options) => test::run(&options),
         Command::TestKernels(options) => kernels::run(&options),
