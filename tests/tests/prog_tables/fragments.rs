@@ -247,9 +247,11 @@ fn fragments_of_a_datagram_that_is_not_let_in_are_dropped() {
         for front in [case.vip(1, 80), case.node(UPLINK, 30_080)] {
             let [first, second, third] = cut(&case.open(client, front), id);
             case.enter(&mut rig, UPLINK, &third).dropped(Verdict::HeldFragment);
+            rig.keep_waiting();
             let step = case.enter(&mut rig, UPLINK, &first);
             assert_eq!(step.outcome.verdict, Verdict::RefusedNoBackend, "{}", step.describe());
             assert_eq!((rig.waiting(), rig.lost()), (0, 0), "its first has come");
+            rig.keep_waiting();
             case.enter(&mut rig, UPLINK, &second).dropped(Verdict::DroppedFragment);
         }
     }
