@@ -12,6 +12,7 @@ mod bpffs;
 mod cgroup;
 mod clsact;
 mod error;
+mod grace;
 mod holder;
 mod hooks;
 mod inspect;
@@ -35,6 +36,7 @@ mod xdp;
 
 pub use behaviour::{Behaviour, LocalPods, Masquerade};
 pub use error::DataplaneError;
+pub(crate) use grace::wait_for_packets;
 pub use holder::Holder;
 pub use hooks::Hooks;
 pub use layout::{Difference, Lost};

@@ -41,7 +41,13 @@ pub(super) fn adopt(image: Image, now: Instant) -> (Programmed, Vec<Change>) {
     let extents = services.values().flat_map(|service| &service.slots);
     let extents: Vec<Extent> = extents.filter_map(|slots| slots.extent).collect();
     let words = u32::try_from(image.slots.len()).unwrap_or(u32::MAX);
-    let blank = |word: u32| image.slots.get(word as usize) == Some(&0);
+    // What is in force and goes with the changes rests as always. Since when the
+    // rest is free is not known; nobody reads it if the image has rested.
+    let given_up = given_up(&image, &extents);
+    let blank = |word: u32| {
+        let reads = |extent: &Extent| extent.has(word);
+        (image.rested || image.slots.get(word as usize) == Some(&0)) && !given_up.iter().any(reads)
+    };
     let mut programmed = Programmed {
         service_ids: service_pool(&image, &owners, until),
         backend_ids: backend_pool(&image, now),
@@ -67,6 +73,19 @@ pub(super) fn adopt(image: Image, now: Instant) -> (Programmed, Vec<Change>) {
     });
     programmed.removed.extend(removed.collect::<Vec<_>>());
     (programmed, changes)
+}
+
+/// What rows point at that nobody has adopted: those of damaged maps, and of
+/// Service ports that an agent was about to remove.
+fn given_up(image: &Image, adopted: &[Extent]) -> Vec<Extent> {
+    let segments = image.services.iter().flat_map(|row| row.segments);
+    let segments = segments.filter(|segment| segment.len > 0);
+    let extents = segments.map(|Segment { base, len }| Extent {
+        start: base / 2,
+        words: Extent::words_for(len.saturating_add(base % 2)),
+    });
+    let adopted: BTreeSet<&Extent> = adopted.iter().collect();
+    extents.filter(|extent| !adopted.contains(extent)).collect()
 }
 
 fn adopt_services(

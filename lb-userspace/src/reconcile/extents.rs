@@ -20,7 +20,12 @@ impl Extent {
     }
 
     const fn end(self) -> u32 {
-        self.start + self.words
+        self.start.saturating_add(self.words)
+    }
+
+    /// Whether a word is inside.
+    pub(super) const fn has(self, word: u32) -> bool {
+        word >= self.start && word < self.end()
     }
 }
 

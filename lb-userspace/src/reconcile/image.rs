@@ -2,6 +2,7 @@
 //! what the tests apply changes to.
 
 use crate::dataplane::maps::{FrontendId, Maps, MapsError};
+use crate::dataplane::wait_for_packets;
 use ipnet::IpNet;
 use lb_common::{Backend, Frontend, RangeHeads, Segment, Service, ServiceName};
 
@@ -28,9 +29,18 @@ pub(super) struct Image {
     pub(super) prefix_capacity: [u32; 2],
     /// How the ranges of Services' addresses begin, by family.
     pub(super) heads: [RangeHeads; 2],
+    /// Whether no packet is under way any more that came before the last write.
+    pub(super) rested: bool,
 }
 
 impl Image {
+    /// Copies the maps, to write them from now on: waits for the packets that
+    /// whoever wrote them before has left under way.
+    pub(super) fn take_over(maps: &Maps) -> Result<Self, MapsError> {
+        let rested = wait_for_packets();
+        Ok(Self { rested, ..Self::read(maps)? })
+    }
+
     /// Copies the maps.
     pub(super) fn read(maps: &Maps) -> Result<Self, MapsError> {
         Ok(Self {
@@ -44,6 +54,7 @@ impl Image {
             prefixes: maps.prefixes.rows()?,
             prefix_capacity: maps.prefixes.capacity(),
             heads: [0, 1].map(|family| maps.ranges.get(family).unwrap_or_default()),
+            rested: false,
         })
     }
 

@@ -125,10 +125,11 @@ pub struct Update {
 }
 
 impl Programmer {
-    /// Opens the pinned maps, to continue with what they hold. Writes nothing.
+    /// Opens the pinned maps, to continue with what they hold. Writes nothing, but
+    /// waits for packets that are under way.
     pub fn open(pin_dir: &Path, now: Instant) -> Result<Self, MapsError> {
         let maps = Maps::open(pin_dir)?;
-        let (programmed, repairs) = adopt::adopt(Image::read(&maps)?, now);
+        let (programmed, repairs) = adopt::adopt(Image::take_over(&maps)?, now);
         let (held, held_cidrs) = (BTreeSet::new(), BTreeSet::new());
         Ok(Self { maps, programmed: Some(programmed), repairs, held, held_cidrs })
     }
@@ -262,7 +263,7 @@ impl Programmer {
     fn take(&mut self, now: Instant) -> Result<(Programmed, Vec<Change>), ApplyError> {
         match self.programmed.take() {
             Some(programmed) => Ok((programmed, std::mem::take(&mut self.repairs))),
-            None => Ok(adopt::adopt(Image::read(&self.maps)?, now)),
+            None => Ok(adopt::adopt(Image::take_over(&self.maps)?, now)),
         }
     }
 

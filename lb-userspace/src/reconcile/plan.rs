@@ -192,7 +192,13 @@ pub(super) fn settle(
     }
     let (new, gone) = programmed.set_ranges(place.id, desired.ranges_in_force());
     steps.prepare.extend(new);
-    steps.withdraw.extend(gone);
+    if desired.ranges_in_force().next().is_some() {
+        // Before a frontend comes that was never meant for them.
+        steps.switch.extend(gone);
+    } else {
+        // While frontends ask for ranges, nobody would be let in.
+        steps.withdraw.extend(gone);
+    }
     // Before backends are withdrawn: no slot in force names those.
     settle_slots(programmed, &mut service, place.slots, now, steps);
     settle_backends(programmed, &mut service, desired, &place.backends, now, steps);

@@ -23,6 +23,7 @@ pub(super) fn kernel(services: usize, backends: usize, words: usize, frontends: 
         prefixes: vec![],
         prefix_capacity: [frontends / 2; 2],
         heads: [RangeHeads::default(); 2],
+        rested: true,
     }
 }
 
@@ -215,6 +216,11 @@ impl Travellers {
             let rows = ids.into_iter().map(|id| (id, kernel.backends[id as usize])).collect();
             self.0.push(Traveller { left: now, segment, rows });
         }
+    }
+
+    /// All are where they were going.
+    pub(super) fn arrive(&mut self) {
+        self.0.clear();
     }
 
     /// Whoever left less than a second ago must find what there was then.

@@ -129,8 +129,12 @@ impl World {
         }
     }
 
-    /// Another agent takes over.
+    /// Another agent takes over; every other one can wait for packets.
     fn restart(&mut self) {
+        self.kernel.rested = !self.kernel.rested;
+        if self.kernel.rested {
+            self.travellers.arrive();
+        }
         let (programmed, changes) = adopt(self.kernel.clone(), self.now);
         self.programmed = programmed;
         self.execute(&changes, changes.len());
