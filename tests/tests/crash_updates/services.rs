@@ -202,8 +202,8 @@ fn change_this(what: usize, service: &mut DesiredService, place: usize, random: 
     };
     match what {
         0 => change_endpoints(&mut service.backends, place, random),
-        // Tables are long, and what an agent that died left can't be used again
-        // at once: one Service may have some.
+        // Tables are long, and rest before they are used again: one Service may
+        // have some.
         1 if place == 0 && random.one_in(2) => {
             service.policy = random.pick(&[Policy::SourceHash, Policy::Maglev]);
         }
