@@ -9,12 +9,11 @@
     reason = "a command line tool talks to its user"
 )]
 
-mod balance;
-mod bench;
 mod debian;
 mod demo;
 mod fuzz;
 mod kernels;
+mod measure;
 mod setup;
 mod shell;
 mod soak;
@@ -56,8 +55,8 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Setup => setup::run(setup::Purpose::Tests),
         Command::Demo(options) => demo::run(&options),
-        Command::Balance => balance::run(),
-        Command::Bench => bench::run(),
+        Command::Balance => measure::balance(),
+        Command::Bench => measure::bench(),
         Command::Soak(options) => soak::run(&options),
         Command::Test(options) => test::run(&options),
         Command::TestKernels(options) => kernels::run(&options),

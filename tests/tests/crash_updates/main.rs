@@ -83,9 +83,9 @@ fn an_agent_that_dies_between_two_writes_leaves_what_serves() {
                     assert_eq!(report.refused, []);
                     break;
                 }
-                // A new agent doesn't know since when runs of slots are free, and
-                // lets all of them rest. What waits keeps what it had, as if the
-                // agent had died before it came to it.
+                // What was freed a moment ago rests; where an agent that starts can't
+                // wait for packets, so does all that ever was in use. What waits keeps
+                // what it had, as if the agent had died before it came to it.
                 assert!(attempt <= KILLS + 1, "waits for ever: {:?}", report.refused);
                 world.check(&between, &mut random);
                 world.tried.waits += 1;
