@@ -1,7 +1,7 @@
 //! What is known of datagrams in fragments: what became of the first fragment,
 //! or that others wait for it.
 
-use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use lb_common::csum::{address_diff, fold};
@@ -85,14 +85,18 @@ pub(crate) fn key<A: Family>(packet: &Packet<A>, hook: Hook) -> Option<&'static 
     Some(key)
 }
 
+/// Room of this CPU for a datagram's row.
+#[inline(always)]
+fn room<A: Family>() -> Option<&'static mut Datagram<A>> {
+    let room = A::ask().get_ptr_mut(0)?;
+    // SAFETY: this CPU's only user of the room is this run.
+    Some(unsafe { &mut (*room).fate })
+}
+
 /// Puts a datagram's row into the map; whether that worked.
 #[inline(always)]
-fn put<A: DatagramFamily>(key: &DatagramKey<A>, datagram: Datagram<A>) -> bool {
-    let Some(room) = A::ask().get_ptr_mut(0) else { return false };
-    // SAFETY: this CPU's only user of the room is this run.
-    let row = unsafe { &mut (*room).fate };
-    *row = datagram;
-    A::fragmented().insert(key, &*row, 0).is_ok()
+fn put<A: DatagramFamily>(key: &DatagramKey<A>, datagram: &Datagram<A>, how: u32) -> bool {
+    A::fragmented().insert(key, datagram, u64::from(how)).is_ok()
 }
 
 /// The row of a datagram that is still under way.
@@ -103,7 +107,11 @@ fn row<A: DatagramFamily>(key: &DatagramKey<A>, now: u64) -> Option<&'static mut
     (!is_late(row.began, now)).then_some(row)
 }
 
-/// Remembers what the first fragment became; whether others wait for it.
+/// Remembers what the first fragment became; whether others may wait for it.
+///
+/// Fragments of a datagram may be met by several CPUs at once. Who waits makes a
+/// row before it waits, and looks for this one after; so either this finds a row
+/// there, in one step with making its own, or the other finds this.
 #[inline(always)]
 pub(crate) fn remember<A: DatagramFamily>(
     key: &DatagramKey<A>,
@@ -111,16 +119,24 @@ pub(crate) fn remember<A: DatagramFamily>(
     verdict: Verdict,
     now: u64,
 ) -> bool {
-    let waited = row(key, now).is_some_and(|row| row.verdict == Verdict::HeldFragment);
-    let datagram = Datagram { src: to.src, dst: to.dst, verdict, pad: 0, began: now };
-    put(key, datagram) && waited
+    let Some(datagram) = room() else { return false };
+    *datagram = Datagram { src: to.src, dst: to.dst, verdict, pad: 0, began: now };
+    if put(key, datagram, BPF_NOEXIST) {
+        return false;
+    }
+    // A row of an earlier datagram serves who waits as well as one of its own.
+    let decided = row(key, now).is_some_and(|row| row.verdict != Verdict::HeldFragment);
+    put(key, datagram, BPF_ANY) && !decided
 }
 
-/// Notes that a fragment waits; whether the first will be told of it.
+/// Notes that a fragment waits; whether the first will be told of it. It never
+/// replaces a row: that may be what the first became meanwhile.
 #[inline(always)]
 pub(crate) fn wait<A: DatagramFamily>(key: &DatagramKey<A>, now: u64) -> bool {
     let (src, dst, verdict) = (key.src, key.dst, Verdict::HeldFragment);
-    row(key, now).is_some() || put(key, Datagram { src, dst, verdict, pad: 0, began: now })
+    let Some(datagram) = room() else { return false };
+    *datagram = Datagram { src, dst, verdict, pad: 0, began: now };
+    put(key, datagram, BPF_NOEXIST) || A::fragmented().get_ptr(key).is_some()
 }
 
 /// Gives a later fragment the addresses of the first; `None` if that was not

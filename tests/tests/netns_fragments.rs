@@ -13,8 +13,11 @@ use lb_tests::packet::Packet;
 use lb_tests::privilege::root_or_skip;
 use lb_tests::topology::{Addresses, Wiring};
 use lb_tests::tunnel::Tunnel;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// In three fragments.
@@ -22,6 +25,8 @@ const BYTES: usize = 4_000;
 /// In 42.
 const MANY_BYTES: usize = 60_000;
 const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+/// How many are met by two CPUs, in each family.
+const DATAGRAMS: u16 = 500;
 const NODE_PORT: u16 = 30_053;
 
 #[test]
@@ -151,6 +156,47 @@ fn a_datagram_of_many_fragments_arrives_backwards() -> Result<()> {
     Ok(())
 }
 
+/// The first fragment and the others come in on two CPUs at the same moment, as
+/// they do behind an interface with several queues.
+#[test]
+fn a_datagram_that_two_processors_meet_arrives() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Setup::tc(Wiring::Routed), |topology| {
+        let one = &topology.nodes[0];
+        vec![Service::new("near", 1).udp(0).endpoint(one, &one.pods[1])]
+    })?;
+    let pod = cluster.pod(0, 0);
+    let payload = [b'x'; BYTES];
+    for to in Service::new("", 1).udp(0).udp_addresses() {
+        let socket = pod.netns.run(|| open(to))??;
+        let from = SocketAddr::new(pod.addresses.like(to.ip()), socket.local_addr()?.port());
+        for id in 1..=DATAGRAMS {
+            let fragments = cut(from, to, &payload, id);
+            let (first, others) = fragments.split_at(1);
+            let ready = AtomicUsize::new(0);
+            let half = |cpu, part| {
+                pod.netns.run(|| {
+                    stay_on(cpu)?;
+                    ready.fetch_add(1, Ordering::SeqCst);
+                    while ready.load(Ordering::SeqCst) < 2 {
+                        std::hint::spin_loop();
+                    }
+                    send(part).context("send fragments")
+                })?
+            };
+            std::thread::scope(|scope| {
+                let other = scope.spawn(|| half(1, others));
+                half(0, first)?;
+                other.join().expect("a thread that sends")
+            })?;
+            receive(&socket).with_context(|| format!("datagram {id} to {to}"))?;
+        }
+    }
+    Ok(())
+}
+
 /// The client is behind a device whose packets begin with the IP header.
 #[test]
 fn a_datagram_arrives_whatever_the_order_of_its_fragments_without_a_link_layer() -> Result<()> {
@@ -238,6 +284,12 @@ fn open(to: SocketAddr) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((any, 0)).context("bind")?;
     socket.set_read_timeout(Some(PATIENCE))?;
     Ok(socket)
+}
+
+fn stay_on(cpu: usize) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    sched_setaffinity(Pid::from_raw(0), &cpus).context("stay on a CPU")
 }
 
 fn sent(fragments: &[Packet], order: &[usize]) -> Result<()> {
