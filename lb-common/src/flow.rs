@@ -203,16 +203,18 @@ impl<A: Address> Flow<A> {
             || now.saturating_sub(self.last_used) > idle_after(self.proto, self.tcp)
     }
 
+    /// Whether the client has yet to show that it is there, or never did: the flow
+    /// may be one of a flood's.
+    #[inline(always)]
+    pub const fn is_unproven(&self) -> bool {
+        self.tcp & crate::tcp::state::ASSURED == 0
+    }
+
     /// Whether the flow's rows may be given to newer flows when those need room:
-    /// its client has yet to show that it is there, or it is closed. A port of
-    /// this node rests for its time.
+    /// it is unproven, or closed. A port of this node rests for its time.
     #[inline(always)]
     pub const fn gives_way(&self) -> bool {
-        if crate::tcp::is_closed(self.tcp) {
-            !self.has_snat()
-        } else {
-            self.tcp & crate::tcp::state::ASSURED == 0
-        }
+        self.is_unproven() || (crate::tcp::is_closed(self.tcp) && !self.has_snat())
     }
 
     /// Where the flow stands.

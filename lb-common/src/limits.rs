@@ -51,10 +51,11 @@ pub const MAX_HELD_OF_DATAGRAM: u32 = 64;
 pub const MAX_FRAGMENT_FRAME: u32 = 9_216;
 
 /// How many ports of this node are tried for source translation before a
-/// packet is dropped. With half of the range taken by live flows to the same
-/// backend, 16 tries miss once in 65,536 flows, and the sender's retry finds
-/// another. The verifier walks through every try.
+/// packet is dropped. The verifier walks through every try.
 pub const SNAT_TRIES: u32 = 16;
+/// How many of them are drawn: with half of the range taken by live flows to the
+/// same backend, a flow finds none free once in 256 times.
+pub const SNAT_DRAWS: u32 = SNAT_TRIES / 2;
 /// How many source ports are tried at the client's edge: its own, then others.
 /// Only flows of one client with one backend's port compete, so the range is
 /// all but empty.

@@ -14,6 +14,8 @@ pub const fn flags(chunk: u8) -> u8 {
     match chunk {
         chunk::INIT => flag::SYN,
         chunk::INIT_ACK => flag::SYN | flag::ACK,
+        // The third of the handshake, and like there it quotes the second.
+        chunk::COOKIE_ECHO => flag::ACK,
         chunk::SHUTDOWN | chunk::SHUTDOWN_ACK => flag::FIN | flag::ACK,
         // Nothing follows either, and neither is ever answered.
         chunk::ABORT | chunk::SHUTDOWN_COMPLETE => flag::RST | flag::ACK,
@@ -33,6 +35,8 @@ pub mod chunk {
     pub const SHUTDOWN: u8 = 7;
     /// Neither side has more data.
     pub const SHUTDOWN_ACK: u8 = 8;
+    /// The client's second packet, with what the answer to its first gave it.
+    pub const COOKIE_ECHO: u8 = 10;
     /// The association is over.
     pub const SHUTDOWN_COMPLETE: u8 = 14;
 }
@@ -163,18 +167,22 @@ mod tests {
 
     #[test]
     fn chunks_open_and_end_connections_like_segments() {
-        use crate::tcp::{From, is_closed, is_syn, step};
+        use crate::tcp::{From, is_closed, is_syn, state::ASSURED};
         assert!(is_syn(flags(chunk::INIT)));
         let data = 0;
+        let step = |state, from, chunk| crate::tcp::step(state, from, flags(chunk), false);
         for other in [data, chunk::INIT_ACK, chunk::ABORT, chunk::SHUTDOWN, 10, 11] {
             assert!(!is_syn(flags(other)), "{other}");
         }
-        let state = step(0, From::Client, flags(chunk::INIT));
-        let state = step(state, From::Backend, flags(chunk::INIT_ACK));
-        let state = step(state, From::Client, flags(chunk::SHUTDOWN));
+        let state = step(0, From::Client, chunk::INIT);
+        let state = step(state, From::Backend, chunk::INIT_ACK);
+        assert_eq!(state & ASSURED, 0, "anybody may have asked");
+        let state = step(state, From::Client, chunk::COOKIE_ECHO);
+        assert_ne!(state & ASSURED, 0, "the client has the cookie");
+        let state = step(state, From::Client, chunk::SHUTDOWN);
         assert!(!is_closed(state), "the other side may still send");
-        assert!(is_closed(step(state, From::Backend, flags(chunk::SHUTDOWN_ACK))));
-        assert!(is_closed(step(0, From::Backend, flags(chunk::ABORT))));
-        assert!(is_closed(step(0, From::Client, flags(chunk::SHUTDOWN_COMPLETE))));
+        assert!(is_closed(step(state, From::Backend, chunk::SHUTDOWN_ACK)));
+        assert!(is_closed(step(0, From::Backend, chunk::ABORT)));
+        assert!(is_closed(step(0, From::Client, chunk::SHUTDOWN_COMPLETE)));
     }
 }

@@ -23,9 +23,10 @@ pub mod state {
     pub const BACKEND_FIN: u8 = 1 << 2;
     /// Either side has sent a RST.
     pub const RESET: u8 = 1 << 3;
-    /// The client has sent again after the backend's answer, so it is there: who
-    /// only writes its address into packets does not learn what to send next.
+    /// The client is there: see [`super::step`].
     pub const ASSURED: u8 = 1 << 4;
+    /// A packet came a while after the one before.
+    pub const LASTED: u8 = 1 << 5;
 }
 
 /// Who sent a segment.
@@ -37,13 +38,19 @@ pub enum From {
     Backend,
 }
 
-/// The state after a segment with these header flags.
+/// The state after a segment or datagram with these header flags, of which a
+/// datagram has none; `late` if it comes a while after the last packet.
+///
+/// A client is there if it acknowledges the backend's answer, as who only writes
+/// its address into packets does not learn that there was one; or if it goes on
+/// after a while, be it without an answer: that may go another way, and some
+/// datagrams have none. Conntrack calls such datagrams a stream.
 #[inline(always)]
-pub const fn step(state: u8, from: From, flags: u8) -> u8 {
-    let mut next = state;
+pub const fn step(state: u8, from: From, flags: u8, late: bool) -> u8 {
+    let mut next = if late { state | state::LASTED } else { state };
     match from {
         From::Backend => next |= state::REPLIED,
-        From::Client if state & state::REPLIED != 0 && !asks(flags) => next |= state::ASSURED,
+        From::Client if goes_on(flags) && (late || answers(next, flags)) => next |= state::ASSURED,
         From::Client => {}
     }
     if flags & flag::RST != 0 {
@@ -58,18 +65,17 @@ pub const fn step(state: u8, from: From, flags: u8) -> u8 {
     next
 }
 
-/// The state of a flow whose client has sent a segment with these header flags
-/// a while after the last: answers may go another way, and some datagrams have
-/// none.
+/// Whether a segment neither asks for a connection nor refuses one: anybody can
+/// send those.
 #[inline(always)]
-pub const fn persists(state: u8, flags: u8) -> u8 {
-    if asks(flags) { state } else { state | state::ASSURED }
+const fn goes_on(flags: u8) -> bool {
+    flags & (flag::SYN | flag::RST) == 0
 }
 
-/// Whether a segment asks for a connection, or answers that.
+/// Whether it comes from who has seen an answer.
 #[inline(always)]
-const fn asks(flags: u8) -> bool {
-    flags & flag::SYN != 0
+const fn answers(state: u8, flags: u8) -> bool {
+    state & state::REPLIED != 0 && (flags & flag::ACK != 0 || state & state::LASTED != 0)
 }
 
 /// Whether the connection is over: reset, or closed by both sides.
@@ -89,30 +95,50 @@ pub const fn is_syn(flags: u8) -> bool {
 mod tests {
     use super::*;
 
+    /// The state after packets that follow each other at once.
+    fn after(packets: &[(From, u8)]) -> u8 {
+        packets.iter().fold(0, |state, (from, flags)| step(state, *from, *flags, false))
+    }
+
+    const OPENING: [(From, u8); 2] =
+        [(From::Client, flag::SYN), (From::Backend, flag::SYN | flag::ACK)];
+
     #[test]
     fn a_connection_is_over_when_both_sides_have_finished() {
-        let s = step(0, From::Client, flag::SYN);
-        let s = step(s, From::Backend, flag::SYN | flag::ACK);
+        let s = after(&OPENING);
         assert!(!is_closed(s));
-        let s = step(s, From::Backend, flag::FIN | flag::ACK);
+        let s = step(s, From::Backend, flag::FIN | flag::ACK, false);
         assert!(!is_closed(s), "half closed still carries data");
-        assert!(is_closed(step(s, From::Client, flag::FIN | flag::ACK)));
+        assert!(is_closed(step(s, From::Client, flag::FIN | flag::ACK, false)));
     }
 
     #[test]
     fn a_client_is_assured_once_it_goes_on_from_the_answer() {
         use state::{ASSURED, REPLIED};
-        let early = step(0, From::Client, flag::ACK);
+        let early = after(&[(From::Client, flag::SYN), (From::Client, flag::ACK)]);
         assert_eq!(early, 0, "nothing was answered yet");
-        let answered = step(early, From::Backend, flag::SYN | flag::ACK);
-        assert_eq!(step(answered, From::Client, flag::SYN), REPLIED, "sent once more");
-        assert_eq!(step(answered, From::Client, flag::ACK), REPLIED | ASSURED);
+        let answered = after(&OPENING);
+        assert_eq!(step(answered, From::Client, flag::SYN, false), REPLIED, "sent once more");
+        let reset = step(answered, From::Client, flag::RST | flag::ACK, false);
+        assert_eq!(reset & ASSURED, 0, "who never asked says so");
+        assert_eq!(step(answered, From::Client, flag::ACK, false), REPLIED | ASSURED);
+    }
+
+    #[test]
+    fn who_sends_datagrams_is_assured_once_the_exchange_lasts() {
+        use state::{ASSURED, LASTED, REPLIED};
+        let answered = after(&[(From::Client, 0), (From::Backend, 0)]);
+        assert_eq!(step(answered, From::Client, 0, false), REPLIED, "two questions at once");
+        assert_eq!(step(0, From::Client, 0, true), LASTED | ASSURED, "never answered");
+        let goes_on = step(answered, From::Backend, 0, true);
+        assert_eq!(goes_on, REPLIED | LASTED, "nothing of the client's");
+        assert_eq!(step(goes_on, From::Client, 0, false), REPLIED | LASTED | ASSURED);
     }
 
     #[test]
     fn a_reset_from_either_side_ends_it() {
-        assert!(is_closed(step(0, From::Client, flag::RST)));
-        assert!(is_closed(step(0, From::Backend, flag::RST | flag::ACK)));
+        assert!(is_closed(after(&[(From::Client, flag::RST)])));
+        assert!(is_closed(after(&[(From::Backend, flag::RST | flag::ACK)])));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::flows;
 use crate::maps::LB_INTERFACES;
 use crate::packet::Packet;
 use crate::stats::Size;
-use crate::{bystanders, filter, ingress, service_addr, stats};
+use crate::{bystanders, filter, ingress, service_addr, snat, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -92,15 +92,15 @@ fn towards_backend<A: Family>(
         row.flags |= flag::NO_SNAT;
         return Verdict::Passed;
     }
-    let snat = A::snat_of(&interface);
-    if snat == A::NONE {
+    let source = A::snat_of(&interface);
+    if source == A::NONE {
         // The node has no address yet; a later packet may find one.
         return Verdict::Passed;
     }
     row.last_used = departure.now;
     // XDP meets the forward row, and can finish the flow once it has the port.
     let other = row.forward_key();
-    if let Err(failure) = flows::masquerade(row, &other, snat, in_use) {
+    if let Err(failure) = snat::masquerade(row, &other, source, in_use) {
         return stats::no_port(row.service, ingress::failed(failure));
     }
     *to = row.masqueraded();

@@ -3,8 +3,8 @@
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::bpf_get_prandom_u32;
-use lb_common::flow::{TIME_WAIT, TOUCH_INTERVAL, flag};
-use lb_common::limits::{REVERSE_TRIES, SNAT_TRIES};
+use lb_common::flow::{TOUCH_INTERVAL, flag};
+use lb_common::limits::REVERSE_TRIES;
 use lb_common::{BePort, Direction, Flow, FlowKey, Tuple, pressure, tcp};
 
 use crate::family::Family;
@@ -80,10 +80,7 @@ pub(crate) fn note<A: Family>(
     now: u64,
 ) -> bool {
     let stale = now.wrapping_sub(row.last_used) > TOUCH_INTERVAL;
-    let mut next = tcp::step(row.tcp, from, flags);
-    if stale && matches!(from, tcp::From::Client) {
-        next = tcp::persists(next, flags);
-    }
+    let next = tcp::step(row.tcp, from, flags, stale);
     if next == row.tcp && !stale {
         return false;
     }
@@ -168,7 +165,7 @@ pub(crate) fn give_up<A: Family>(forward: &FlowKey<A>, row: &Flow<A>, key: &mut 
 /// Whether two rows are of one run of a flow. A client may use its port again,
 /// and be given another backend: rows of the run before then stay for a while.
 #[inline(always)]
-fn same_run<A: Family>(a: &Flow<A>, b: &Flow<A>) -> bool {
+pub(crate) fn same_run<A: Family>(a: &Flow<A>, b: &Flow<A>) -> bool {
     // In one test: each more is two ways for the verifier.
     let port = u32::from(a.source_port.0 ^ b.source_port.0);
     (a.backend ^ b.backend) | (a.generation ^ b.generation) | port == 0
@@ -185,21 +182,13 @@ fn same<A: Family>(a: &Flow<A>, b: &Flow<A>) -> bool {
 
 /// A random port of the range that source translation may use.
 #[inline(always)]
-fn random_port() -> BePort {
+pub(crate) fn random_port() -> BePort {
     let (min, max) = globals::snat_ports();
     // SAFETY: the helper has no preconditions.
     let random = unsafe { bpf_get_prandom_u32() };
     // A multiplication spreads it over the range without a division.
     let range = u64::from(max.wrapping_sub(min)) + 1;
     BePort::new((u64::from(min) + ((u64::from(random) * range) >> 32)) as u16)
-}
-
-/// The port behind this one in the range, the first behind the last.
-#[inline(always)]
-fn port_after(port: BePort) -> BePort {
-    let (min, max) = globals::snat_ports();
-    let next = u32::from(port.get()) + 1;
-    BePort::new(if next > max { min } else { next } as u16)
 }
 
 /// Reserves the tuple that replies will carry at the client's edge, and sets
@@ -266,98 +255,6 @@ fn forget_forward<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) {
         // SAFETY: the kernel keeps the element's memory valid for this run.
         if same_run(unsafe { &*row }, flow) {
             remove(key);
-        }
-    }
-}
-
-/// Gives the flow a source of this node: reserves a port of `snat` towards the
-/// backend, and notes it in `row` and in the flow's other row under `other`.
-/// `in_use` says whether a socket of this node has the tuple that a reply
-/// would carry.
-#[inline(always)]
-pub(crate) fn masquerade<A: Family>(
-    row: &mut Flow<A>,
-    other: &FlowKey<A>,
-    snat: A,
-    in_use: impl Fn(&Tuple<A>) -> bool,
-) -> Result<(), Failure> {
-    let Scratch { flow, key } = scratch().ok_or(Failure::NoRow)?;
-    *flow = *row;
-    flow.snat = snat;
-    flow.flags |= flag::RESTORE;
-    let mut n = 0;
-    while n < SNAT_TRIES {
-        // First at random for a rested port, then one after the other for any:
-        // a range that is shorter than this is searched whole.
-        let silence = if n < SNAT_TRIES / 2 {
-            flow.snat_port = random_port();
-            TIME_WAIT
-        } else {
-            flow.snat_port = port_after(flow.snat_port);
-            0
-        };
-        if reserve_restore(flow, key, silence) {
-            if !in_use(&flow.masqueraded().reversed()) {
-                row.snat = snat;
-                row.snat_port = flow.snat_port;
-                if let Some(twin) = A::flows().get_ptr_mut(other) {
-                    // SAFETY: the kernel keeps the element's memory valid for this run.
-                    let twin = unsafe { &mut *twin };
-                    if same_run(twin, flow) {
-                        twin.snat = snat;
-                        twin.snat_port = flow.snat_port;
-                    }
-                }
-                return Ok(());
-            }
-            remove(key);
-        }
-        n += 1;
-    }
-    Err(Failure::NoPort)
-}
-
-/// Reserves the tuple of replies to the flow's masqueraded packets, from
-/// nobody or from a flow that has been over for `silence` nanoseconds. Leaves the
-/// key of the row in `key`.
-#[inline(always)]
-fn reserve_restore<A: Family>(flow: &Flow<A>, key: &mut FlowKey<A>, silence: u64) -> bool {
-    *key = flow.restore_key();
-    if add(key, flow) {
-        return true;
-    }
-    let Some(holder) = A::flows().get_ptr_mut(&*key) else { return false };
-    // SAFETY: the kernel keeps the element's memory valid for this run.
-    let holder = unsafe { &mut *holder };
-    // The row under the reverse key follows the connection.
-    *key = holder.reverse_key();
-    let live = A::flows().get_ptr_mut(&*key).is_some_and(|row| {
-        // SAFETY: as above.
-        let row = unsafe { &*row };
-        let age = flow.last_used.saturating_sub(row.last_used);
-        row.snat_port == flow.snat_port && (age < silence || !row.is_over(flow.last_used))
-    });
-    if live {
-        return false;
-    }
-    // Should the old flow wake up, it must not send from this port again.
-    forget_snat(key, holder);
-    *key = holder.forward_key();
-    forget_snat(key, holder);
-    // Another CPU may want it too: whoever adds first has it.
-    *key = flow.restore_key();
-    remove(key);
-    add(key, flow)
-}
-
-/// Takes the port of this node out of a row of a flow that has lost it.
-#[inline(always)]
-fn forget_snat<A: Family>(key: &FlowKey<A>, flow: &Flow<A>) {
-    if let Some(row) = A::flows().get_ptr_mut(key) {
-        // SAFETY: the kernel keeps the element's memory valid for this run.
-        let row = unsafe { &mut *row };
-        if same_run(row, flow) && row.snat_port == flow.snat_port {
-            row.snat_port = BePort::NONE;
         }
     }
 }

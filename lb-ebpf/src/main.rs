@@ -47,6 +47,7 @@ mod rewrite;
 mod rewrite_frame;
 mod select;
 mod service_addr;
+mod snat;
 mod sock;
 mod sock_addr;
 mod sock_choose;

@@ -20,7 +20,7 @@ use crate::maps::{LB_INTERFACES, LB_ROUTE};
 use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Parsed, V6_LEN, Window};
 use crate::rewrite_frame::{self, FrameFamily, Macs};
 use crate::stats::{self, Size};
-use crate::{filter, flows, service_addr, sockets};
+use crate::{filter, flows, service_addr, snat, sockets};
 
 /// What both families need, to write the hook once.
 trait XdpFamily: Family + FrameFamily {
@@ -214,13 +214,13 @@ fn forward<A: XdpFamily>(
     let way = Way::find(ctx, row.routed(), packet, ifindex).ok_or(Verdict::HandedOver)?;
     if !row.has_snat() {
         let interface = interface(way.0.ifindex).ok_or(Verdict::HandedOver)?;
-        let snat = A::snat_of(&interface);
-        if interface.role == role::POD || snat == A::NONE {
+        let source = A::snat_of(&interface);
+        if interface.role == role::POD || source == A::NONE {
             return Err(Verdict::HandedOver);
         }
         row.last_used = now;
         let (other, service) = (row.reverse_key(), row.service);
-        flows::masquerade(row, &other, snat, |tuple| {
+        snat::masquerade(row, &other, source, |tuple| {
             sockets::has_socket(ctx.ctx.cast(), tuple, packet.proto)
         })
         .map_err(|failure| stats::no_port(service, ingress::failed(failure)))?;

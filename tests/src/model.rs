@@ -206,7 +206,7 @@ impl Model {
 
     fn note(&mut self, run: usize, from: From, flags: u8) {
         let run = &mut self.runs[run];
-        run.tcp = tcp::step(run.tcp, from, flags);
+        run.tcp = tcp::step(run.tcp, from, flags, false);
     }
 }
 

@@ -128,6 +128,8 @@ impl Collector for Kernel {
         total(&mut encoder, "lb_flows_gave_way", what, pressure.gave_way)?;
         let what = "Rows of flows that were evicted while in use, and made again";
         total(&mut encoder, "lb_flow_rows_renewed", what, pressure.renewed)?;
+        let what = "Source ports given to newer flows, not rested yet or of flows not proven";
+        total(&mut encoder, "lb_snat_ports_gave_way", what, pressure.ports)?;
         let map = |fill: &MapFill| vec![("map", fill.map.to_owned())];
         let used = |fill: &MapFill| fill.used.map(|used| (map(fill), used.into()));
         let entries = fill.iter().filter_map(used);

@@ -205,6 +205,8 @@ const fn chunk_of(flags: u8) -> u8 {
         chunk::INIT_ACK
     } else if flags & flag::FIN != 0 {
         chunk::SHUTDOWN
+    } else if flags & flag::ACK != 0 {
+        chunk::COOKIE_ECHO
     } else {
         DATA
     }

@@ -2,6 +2,7 @@
 
 use aya::maps::HashMap;
 use lb_common::{Flow, FlowKey, V4, V6, names};
+use std::net::IpAddr;
 
 use super::{Family, Rig};
 
@@ -44,6 +45,21 @@ impl Rig {
     fn age<A: Family>(&mut self) {
         for (key, flow) in self.flows::<A>() {
             self.put_flow(key, Flow { last_used: 0, ..flow });
+        }
+    }
+
+    /// Makes the flows of a client silent for so many seconds more.
+    pub fn silence(&mut self, client: IpAddr, seconds: u64) {
+        self.silence_rows::<V4>(client, seconds);
+        self.silence_rows::<V6>(client, seconds);
+    }
+
+    fn silence_rows<A: Family>(&mut self, client: IpAddr, seconds: u64) {
+        for (key, flow) in self.flows::<A>() {
+            if flow.client.into() == client {
+                let last_used = flow.last_used.saturating_sub(seconds * 1_000_000_000);
+                self.put_flow(key, Flow { last_used, ..flow });
+            }
         }
     }
 

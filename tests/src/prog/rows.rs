@@ -360,6 +360,11 @@ impl Rig {
         self.count(names::MAP_PRESSURE, pressure::GAVE_WAY)
     }
 
+    /// Ports that flows lost to newer ones.
+    pub fn ports_gave_way(&self) -> u64 {
+        self.count(names::MAP_PRESSURE, pressure::PORT)
+    }
+
     /// A counter over all CPUs.
     fn count(&self, map: &str, index: u32) -> u64 {
         let values = self.per_cpu::<u64>(map).get(&index, 0);

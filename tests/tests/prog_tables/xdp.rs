@@ -6,9 +6,7 @@ use lb_common::value::backend_state;
 use lb_common::{Interface, Traffic, Verdict};
 use lb_tests::packet::{Extension, Fragment, Packet, Transport, parse};
 use lb_tests::prog::net::{NODE_2_MAC, NODE_3_MAC, POD, TUNNEL, UPLINK, UPLINK_2};
-use lb_tests::prog::{
-    Case, Installed, Prog, Rig, SCARCE_PORTS, SNAT_PORTS, ServiceSpec, Step, action,
-};
+use lb_tests::prog::{Case, Installed, Prog, Rig, SNAT_PORTS, ServiceSpec, Step, action};
 use lb_userspace::desired::Protocol;
 use std::net::SocketAddr;
 
@@ -365,19 +363,30 @@ fn when_every_port_is_taken_the_frame_is_dropped_and_ports_of_closed_flows_serve
     for case in Case::ethernet() {
         let service = node_port(&mut rig, case, &[same_way(case)]).id;
         let before = rig.no_port(service);
-        // A search at random may miss the last free port, so many flows try.
-        let served: Vec<u8> = (1..=40)
-            .filter(|n| {
-                let open = case.open(case.outside(*n, 4000), front(case));
-                let step = case.xdp(&mut rig, UPLINK, &open);
-                if step.outcome.verdict != Verdict::Forwarded {
-                    step.dropped(Verdict::DroppedNoPort);
-                }
-                step.outcome.verdict == Verdict::Forwarded
-            })
-            .collect();
-        assert_eq!(served.len(), SCARCE_PORTS.len(), "{case:?}");
-        assert_eq!(rig.no_port(service) - before, 36, "{case:?}");
+        let open = |rig: &mut Rig, n| {
+            case.xdp(rig, UPLINK, &case.open(case.outside(n, 4000), front(case)))
+        };
+        // A flood takes every port and keeps none; the last of it go on.
+        for n in 1..=40 {
+            assert_eq!(open(&mut rig, n).outcome.verdict, Verdict::Forwarded, "{case:?}");
+        }
+        let mut served = Vec::new();
+        for n in 41..=48 {
+            let step = open(&mut rig, n);
+            if step.outcome.verdict != Verdict::Forwarded {
+                step.dropped(Verdict::DroppedNoPort);
+                continue;
+            }
+            served.push(n);
+            let source = parse(&step.outcome.frame, true).expect("readable").src;
+            let answer = case.accept(same_way(case), source);
+            case.xdp(&mut rig, UPLINK, &answer);
+            rig.silence(case.outside(n, 0).ip(), 2);
+            let data = case.data(case.outside(n, 4000), front(case));
+            assert_eq!(case.xdp(&mut rig, UPLINK, &data).outcome.verdict, Verdict::Forwarded);
+        }
+        assert_eq!(served, [41, 42, 43, 44], "{case:?}");
+        assert_eq!(rig.no_port(service) - before, 4, "{case:?}");
         if case.connects() {
             for n in served {
                 let reset = case.segment(case.outside(n, 4000), front(case), flag::RST);
@@ -386,9 +395,8 @@ fn when_every_port_is_taken_the_frame_is_dropped_and_ports_of_closed_flows_serve
         } else {
             rig.age_flows();
         }
-        for n in [39, 40, 41] {
-            let open = case.open(case.outside(n, 4000), front(case));
-            let step = case.xdp(&mut rig, UPLINK, &open);
+        for n in [49, 50, 51] {
+            let step = open(&mut rig, n);
             assert_eq!(step.outcome.verdict, Verdict::Forwarded, "{}", step.describe());
         }
     }

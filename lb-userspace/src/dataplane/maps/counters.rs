@@ -100,6 +100,9 @@ pub struct Pressure {
     pub gave_way: u64,
     /// Rows that were evicted while their flow lived, and made again.
     pub renewed: u64,
+    /// Source ports that newer flows were given before they had rested, or that
+    /// were taken from flows that had not proven themselves.
+    pub ports: u64,
 }
 
 /// The counters of [`Pressure`].
@@ -116,6 +119,7 @@ impl PressureTable {
         Ok(Pressure {
             gave_way: counter(pressure::GAVE_WAY)?,
             renewed: counter(pressure::RENEWED)?,
+            ports: counter(pressure::PORT)?,
         })
     }
 }
