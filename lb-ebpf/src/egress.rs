@@ -18,30 +18,36 @@ use crate::{bystanders, filter, ingress, service_addr, snat, stats};
 pub(crate) struct Departure {
     /// Interface that the packet leaves by.
     pub(crate) ifindex: u32,
-    /// Whether it came in by the same.
-    pub(crate) turns_back: bool,
     /// Monotonic clock, nanoseconds.
     pub(crate) now: u64,
     /// For the counters.
     pub(crate) size: Size,
 }
 
-/// Decides on a packet that leaves; `to` is what it must become.
+/// Decides on a packet that leaves; `to` is what it must become. `turns_back` says
+/// whether it came in by the same interface. What the hook knows of others' packets
+/// is not asked for.
 #[inline(always)]
 pub(crate) fn decide<A: Family>(
     packet: &Packet<A>,
-    departure: &Departure,
+    turns_back: bool,
+    departure: impl FnOnce() -> Departure,
     to: &mut Tuple<A>,
     in_use: impl Fn(&Tuple<A>) -> bool,
 ) -> Verdict {
     let tuple = packet.tuple;
     let source = filter::socket(tuple.src, tuple.sport, packet.proto);
+    let destination = filter::socket(tuple.dst, tuple.dport, packet.proto);
+    if source & (BACKEND | FRONTEND) == 0 && destination & BACKEND == 0 {
+        return service_addr::leaving(tuple.dst, turns_back);
+    }
+    let departure = &departure();
     if source & BACKEND != 0
         && let Some(row) = flows::find(tuple, packet.proto, Direction::Egress)
     {
         return reply(packet, departure, row, to);
     }
-    if filter::socket(tuple.dst, tuple.dport, packet.proto) & BACKEND != 0
+    if destination & BACKEND != 0
         && let Some(row) = flows::find(tuple.reversed(), packet.proto, Direction::Egress)
     {
         return towards_backend(departure, row, to, in_use);
@@ -49,7 +55,7 @@ pub(crate) fn decide<A: Family>(
     if source & FRONTEND != 0 {
         bystanders::follow(packet, departure);
     }
-    service_addr::leaving(tuple.dst, departure.turns_back)
+    service_addr::leaving(tuple.dst, turns_back)
 }
 
 /// A reply on its way to the client.

@@ -22,8 +22,6 @@ pub(crate) struct Arrival {
     pub(crate) now: u64,
     /// For the counters.
     pub(crate) size: Size,
-    /// The frame is for another link-layer address than the interface's.
-    pub(crate) other_host: bool,
 }
 
 /// What is next for a packet.
@@ -37,22 +35,20 @@ pub(crate) enum Step {
 }
 
 /// Decides on a packet that enters; `to` is its own tuple, and what it must become
-/// if that is another.
+/// if that is another. What the hook knows of others' packets is not asked for.
 #[inline(always)]
 pub(crate) fn decide<A: Family>(
     packet: &Packet<A>,
-    arrival: &Arrival,
+    arrival: impl FnOnce() -> Arrival,
     to: &mut Tuple<A>,
     has_connection: impl Fn(&Tuple<A>) -> bool,
 ) -> Step {
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
-    if arrival.other_host && !is_port(arrival.ifindex) {
-        return Step::Done(Verdict::Passed);
-    }
     if !concerns(packet.tuple.dport, socket, address) {
         return Step::Done(service_addr::stranger(packet.tuple.dst, address));
     }
+    let arrival = &arrival();
     if let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Ingress)
         && let Some(verdict) = known(packet, arrival, row, to)
     {

@@ -180,9 +180,11 @@ pub(crate) static LB_PACKET_V4: PerCpuArray<Parsed<V4>> = PerCpuArray::with_max_
 /// Likewise.
 #[map]
 pub(crate) static LB_PACKET_V6: PerCpuArray<Parsed<V6>> = PerCpuArray::with_max_entries(2, 0);
-/// Room for a route lookup: too big for the stack.
+/// Length of [`bpf_fib_lookup`] in words.
+pub(crate) const ROUTE_WORDS: usize = size_of::<bpf_fib_lookup>() / 8;
+/// Room for a route lookup, in words, so that few stores make it zero.
 #[map]
-pub(crate) static LB_ROUTE: PerCpuArray<bpf_fib_lookup> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static LB_ROUTE: PerCpuArray<[u64; ROUTE_WORDS]> = PerCpuArray::with_max_entries(1, 0);
 /// Room for the packet that an ICMP error quotes.
 #[map]
 pub(crate) static LB_QUOTE: PerCpuArray<[u64; 256]> = PerCpuArray::with_max_entries(1, 0);

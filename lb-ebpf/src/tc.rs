@@ -176,8 +176,7 @@ fn decide_entering<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let ifindex = unsafe { (*skb(ctx)).ifindex };
     // SAFETY: as above.
     let other_host = L3 != 0 && unsafe { (*skb(ctx)).pkt_type } == PACKET_OTHERHOST;
-    let is_whole = packet.has_ports() && packet.fragment != Fragment::Later;
-    if other_host && !is_whole && !ingress::is_port(ifindex) {
+    if other_host && !ingress::is_port(ifindex) {
         return finish(Hook::Ingress, Verdict::Passed);
     }
     if packet.fragment == Fragment::Later && packet.has_ports() {
@@ -185,8 +184,8 @@ fn decide_entering<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
         return finish(Hook::Ingress, verdict.unwrap_or_else(|| stray_fragment(packet)));
     }
     if packet.has_ports() {
-        let arrival = Arrival { ifindex, now: now(), size: size(ctx, packet, L3), other_host };
-        let step = ingress::decide(packet, &arrival, to, |tuple| {
+        let arrival = || Arrival { ifindex, now: now(), size: size(ctx, packet, L3) };
+        let step = ingress::decide(packet, arrival, to, |tuple| {
             sockets::has_connection(skb(ctx).cast(), tuple, packet.proto)
         });
         return match step {
@@ -298,9 +297,8 @@ fn leave<A: TcFamily, const L3: usize>(ctx: &TcContext) -> Verdict {
         let verdict = fragments::later(skb(ctx), packet, L3, Hook::Egress);
         return verdict.unwrap_or_else(|| service_addr::leaving(packet.tuple.dst, turns_back));
     }
-    let size = size(ctx, packet, L3);
-    let departure = Departure { ifindex, turns_back, now: now(), size };
-    let verdict = egress::decide(packet, &departure, to, |tuple| {
+    let departure = || Departure { ifindex, now: now(), size: size(ctx, packet, L3) };
+    let verdict = egress::decide(packet, turns_back, departure, to, |tuple| {
         sockets::has_socket(skb(ctx).cast(), tuple, packet.proto)
     });
     apply(ctx, packet, to, verdict, L3, Hook::Egress)

@@ -16,7 +16,7 @@ use crate::ETHERNET;
 use crate::begin::{self, Made};
 use crate::family::{self, Family};
 use crate::ingress::{self, Arrival};
-use crate::maps::{LB_INTERFACES, LB_ROUTE};
+use crate::maps::{LB_INTERFACES, LB_ROUTE, ROUTE_WORDS};
 use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Parsed, V6_LEN, Window};
 use crate::rewrite_frame::{self, FrameFamily, Macs};
 use crate::stats::{self, Size};
@@ -179,7 +179,6 @@ fn arrival<A: XdpFamily>(ctx: &XdpContext, packet: &Packet<A>) -> Arrival {
         // SAFETY: the helper has no preconditions.
         now: unsafe { bpf_ktime_get_coarse_ns() },
         size: Size { packets: 1, bytes: u64::from(packet.len) },
-        other_host: false,
     }
 }
 
@@ -210,7 +209,7 @@ fn forward<A: XdpFamily>(
     if row.flags & (flag::DIRECT | flag::NO_SNAT) != 0 {
         return Err(Verdict::HandedOver);
     }
-    let &Arrival { ifindex, now, size, .. } = arrival;
+    let &Arrival { ifindex, now, size } = arrival;
     let way = Way::find(ctx, row.routed(), packet, ifindex).ok_or(Verdict::HandedOver)?;
     if !row.has_snat() {
         let interface = interface(way.0.ifindex).ok_or(Verdict::HandedOver)?;
@@ -312,10 +311,12 @@ impl Way {
         /// `BPF_FIB_LKUP_RET_SUCCESS`.
         const SUCCESS: i64 = 0;
         let room = LB_ROUTE.get_ptr_mut(0)?;
+        // The kernel wants unused parts zero.
         // SAFETY: this CPU's only user of the room is this run.
+        unsafe { *room = [0; ROUTE_WORDS] };
+        let room: *mut bpf_fib_lookup = room.cast();
+        // SAFETY: as above; a C structure of integers, as long as the room.
         let params = unsafe { &mut *room };
-        // SAFETY: a C structure of integers; the kernel wants unused parts zero.
-        *params = unsafe { core::mem::zeroed() };
         params.family = A::AF;
         params.l4_protocol = packet.proto;
         params.__bindgen_anon_1.tot_len = packet.len as u16;
