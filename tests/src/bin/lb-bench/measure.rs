@@ -36,9 +36,9 @@ impl Row {
 impl Table {
     /// Measures all ways of a scene.
     pub(crate) fn add(&mut self, rig: &mut Rig, scene: Scene) {
-        scene.install(rig);
+        let fresh = scene.install(rig);
         scene.establish(rig);
-        let paths = scene.paths();
+        let paths = scene.paths(fresh);
         let drivers: Vec<Driver> = paths.iter().map(|path| driver(rig, path)).collect();
         let mut times = vec![Vec::new(); paths.len()];
         for _ in 0..ROUNDS {
@@ -57,7 +57,6 @@ impl Table {
         for (path, median) in paths.iter().zip(&medians) {
             let many = path.vary.is_some();
             let nothing = of(if many { "nothing, many flows" } else { "nothing" });
-            // New flows are always others, but their rows are near each other.
             let lookup = of(if many { "a look-up, many flows" } else { "a look-up" }) - nothing;
             let net = median - nothing;
             let (scene, name, target) = (scene.name(), path.name, path.target);
@@ -77,9 +76,11 @@ fn driver(rig: &Rig, path: &Path) -> Driver {
 
 /// Nanoseconds of a packet; each must take the way that it should.
 fn round(rig: &mut Rig, path: &Path, driver: &Driver) -> f64 {
-    let packets = if path.begins { NEW_FLOWS } else { PACKETS };
+    let packets = if path.begins.is_some() { NEW_FLOWS } else { PACKETS };
+    let begun = |rig: &Rig| path.begins.map_or(0, |port| rig.service_traffic(port).connections);
     let hook = path.prog.hook();
     rig.take_verdicts(hook);
+    let before = begun(rig);
     let (nanoseconds, action) = driver.run(packets);
     if let Under::Lookup { .. } = path.under {
         assert_ne!(action, MISS.unsigned_abs(), "{}: no row", path.name);
@@ -88,6 +89,9 @@ fn round(rig: &mut Rig, path: &Path, driver: &Driver) -> f64 {
         let counted = rig.take_verdicts(hook);
         let expected = [(verdict.name(), u64::from(packets))].into();
         assert_eq!(counted, expected, "{}", path.name);
+    }
+    if path.begins.is_some() {
+        assert_eq!(begun(rig) - before, u64::from(packets), "{}", path.name);
     }
     f64::from(nanoseconds)
 }

@@ -30,13 +30,15 @@ pub(crate) struct Path {
     pub(crate) verdict: Option<Verdict>,
     /// At most so many look-ups, where there is such a promise.
     pub(crate) target: Option<f64>,
-    /// It makes rows, which have to be forgotten before it runs again.
-    pub(crate) begins: bool,
+    /// The Service port that each packet opens a connection to.
+    pub(crate) begins: Option<u32>,
 }
 
-/// Many flows, where that is asked for. Through XDP each takes a port of this node.
-const MANY_TC: u32 = 1 << 17;
-const MANY_XDP: u32 = 1 << 13;
+/// Many flows, where that is asked for.
+const MANY: u32 = 1 << 17;
+/// Through XDP each takes a port of this node towards its backend, of some ten
+/// thousand.
+const BACKENDS: u8 = 4;
 /// Never the same flow twice.
 const EVER_NEW: u32 = 1 << 24;
 
@@ -45,10 +47,6 @@ impl Scene {
     pub(crate) fn name(self) -> String {
         let family = if self.case.v6 { "IPv6" } else { "IPv4" };
         format!("{family} {}", if self.xdp { "XDP" } else { "TC" })
-    }
-
-    fn many(self) -> u32 {
-        if self.xdp { MANY_XDP } else { MANY_TC }
     }
 
     /// Where a packet says who the client is: its source, or its destination.
@@ -66,8 +64,13 @@ impl Scene {
         if self.xdp { self.case.node(UPLINK, 30_080) } else { self.case.vip(1, 80) }
     }
 
-    fn backend(self) -> SocketAddr {
-        self.case.pod(if self.xdp { 2 } else { 1 }, 32, 8080)
+    /// Where no flow leads before it is measured what a new one costs.
+    fn fresh_front(self) -> SocketAddr {
+        if self.xdp { self.case.node(UPLINK, 30_082) } else { self.case.vip(3, 80) }
+    }
+
+    fn backend(self, number: u8) -> SocketAddr {
+        self.case.pod(if self.xdp { 2 } else { 1 }, 32 + number, 8080)
     }
 
     fn by(self) -> Port {
@@ -78,36 +81,43 @@ impl Scene {
         if self.xdp { Prog::Xdp } else { Prog::Ingress }
     }
 
-    /// Installs the Services.
-    pub(crate) fn install(self, rig: &mut Rig) {
+    /// Installs the Services; the one that [`Scene::fresh_front`] is of.
+    pub(crate) fn install(self, rig: &mut Rig) -> u32 {
         rig.reset();
-        rig.install(&self.case.web(&[self.backend()]));
+        // Replies are sent from one backend, so by TC there is no other.
+        let backends = if self.xdp { BACKENDS } else { 1 };
+        let used: Vec<SocketAddr> = (0..backends).map(|number| self.backend(number)).collect();
+        rig.install(&self.case.web(&used));
         let mut empty = self.case.web(&[]);
         empty.cluster = vec![self.case.vip(2, 80)];
         empty.node = vec![self.case.node(UPLINK, 30_081)];
         rig.install(&empty);
+        let mut fresh = self.case.web(&[self.backend(BACKENDS)]);
+        fresh.cluster = vec![self.case.vip(3, 80)];
+        fresh.node = vec![self.case.node(UPLINK, 30_082)];
+        rig.install(&fresh).id
     }
 
     /// Makes one flow and many, as far as established ones are.
     pub(crate) fn establish(self, rig: &Rig) {
-        let flows = self.many();
-        let (client, front, backend) = (self.client(), self.front(), self.backend());
-        let from = self.vary(true, flows);
+        let (client, front, backend) = (self.client(), self.front(), self.backend(0));
+        let from = self.vary(true, MANY);
         send(rig, self.prog(), self.by(), &self.case.open(client, front), from);
         // Through XDP answers come to this node's address, to another port each, and
         // change nothing in what their clients' packets cost.
         if !self.xdp {
             let accept = self.case.accept(backend, client);
-            send(rig, Prog::Egress, self.by(), &accept, self.vary(false, flows));
+            send(rig, Prog::Egress, self.by(), &accept, self.vary(false, MANY));
         }
         send(rig, self.prog(), self.by(), &self.case.data(client, front), from);
     }
 
-    /// The ways, with two that do nothing and one that looks up.
-    pub(crate) fn paths(self) -> Vec<Path> {
+    /// The ways, with two that do nothing and one that looks up; `fresh` is the
+    /// Service port that [`Scene::install`] gave.
+    pub(crate) fn paths(self, fresh: u32) -> Vec<Path> {
         let (case, prog, by) = (self.case, self.prog(), self.by());
-        let (client, front, backend) = (self.client(), self.front(), self.backend());
-        let many = self.vary(true, self.many());
+        let (client, front, backend) = (self.client(), self.front(), self.backend(0));
+        let many = self.vary(true, MANY);
         let path = |name, packet: &Packet, vary, verdict, target| Path {
             name,
             prog,
@@ -117,7 +127,7 @@ impl Scene {
             under: Under::Test,
             verdict: Some(verdict),
             target,
-            begins: false,
+            begins: None,
         };
         let data = case.data(client, front);
         let reference = |name, vary, under| Path {
@@ -146,12 +156,12 @@ impl Scene {
                 ..path(name, &reply, vary, Verdict::Returned, Some(2.5))
             };
             paths.push(back("reply", None));
-            paths.push(back("reply, many flows", Some(self.vary(false, self.many()))));
+            paths.push(back("reply, many flows", Some(self.vary(false, MANY))));
         }
-        let open = case.open(client, front);
+        let open = case.open(client, self.fresh_front());
         let ever_new = Some(self.vary(true, EVER_NEW));
-        paths
-            .push(Path { begins: true, ..path("new flow", &open, ever_new, forwarded, Some(8.0)) });
+        let new = path("new flow", &open, ever_new, forwarded, Some(8.0));
+        paths.push(Path { begins: Some(fresh), ..new });
         let nobody = if self.xdp { case.node(UPLINK, 30_081) } else { case.vip(2, 80) };
         let refused = if self.xdp { Verdict::HandedOver } else { Verdict::RefusedNoBackend };
         paths.push(path("refused", &case.open(client, nobody), None, refused, None));
