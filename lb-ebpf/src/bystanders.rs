@@ -7,7 +7,7 @@
 use lb_common::filter::NODE_ADDR;
 use lb_common::flow::flag;
 use lb_common::value::frontend_kind;
-use lb_common::{Address, Direction, Frontend, FrontendKey, Tuple, proto, tcp};
+use lb_common::{Address, Direction, Flow, Frontend, FrontendKey, Tuple, proto, tcp};
 
 use crate::egress::Departure;
 use crate::family::Family;
@@ -67,8 +67,8 @@ pub(crate) fn follow<A: Family>(packet: &Packet<A>, departure: &Departure) {
         && !row.is_over(departure.now)
     {
         if row.flags & flag::DIRECT != 0 {
-            let (from, other) = (tcp::From::Backend, row.reverse_key());
-            flows::note(row, &other, from, packet.flags, departure.now);
+            let from = tcp::From::Backend;
+            flows::note(row, Flow::reverse_key, from, packet.flags, departure.now);
         }
         return;
     }

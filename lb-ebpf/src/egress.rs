@@ -66,7 +66,7 @@ fn reply<A: Family>(
     row: &mut Flow<A>,
     to: &mut Tuple<A>,
 ) -> Verdict {
-    flows::note(row, &row.forward_key(), tcp::From::Backend, packet.flags, departure.now);
+    flows::note(row, Flow::forward_key, tcp::From::Backend, packet.flags, departure.now);
     *to = row.dialled().reversed();
     if row.flags & flag::DIRECT != 0 {
         return Verdict::Passed;

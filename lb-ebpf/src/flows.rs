@@ -9,7 +9,7 @@ use lb_common::{BePort, Direction, Flow, FlowKey, Tuple, pressure, tcp};
 
 use crate::family::Family;
 use crate::maps::Scratch;
-use crate::{globals, open, stats};
+use crate::{globals, open, stats, words};
 
 /// Why a flow could not be made.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -69,12 +69,12 @@ pub(crate) fn remove<A: Family>(key: &FlowKey<A>) {
 }
 
 /// Notes a segment or datagram of the flow in `row`, and, where it matters, in
-/// the row that the other direction meets; `other` is that row's key. Returns
+/// the row that the other direction meets; `other` tells that row's key. Returns
 /// whether it mattered.
 #[inline(always)]
 pub(crate) fn note<A: Family>(
     row: &mut Flow<A>,
-    other: &FlowKey<A>,
+    other: impl Fn(&Flow<A>) -> FlowKey<A>,
     from: tcp::From,
     flags: u8,
     now: u64,
@@ -86,7 +86,7 @@ pub(crate) fn note<A: Family>(
     }
     row.tcp = next;
     row.last_used = now;
-    touch(other, row);
+    touch(&other(row), row);
     if matches!(from, tcp::From::Backend) && row.flags & flag::RESTORE == 0 {
         // At the client's edge: this is the row under the reverse key.
         end(row);
@@ -134,7 +134,8 @@ fn renew<A: Family>(key: &FlowKey<A>, row: &Flow<A>, restore: u8) {
         return;
     }
     if let Some(Scratch { flow: copy, .. }) = scratch() {
-        *copy = *row;
+        // SAFETY: a row of the map, and this CPU's room, whose only user is this run.
+        unsafe { words::copy(row, copy) };
         copy.flags = (row.flags & !flag::RESTORE) | restore;
         if add(key, copy) {
             stats::pressure(pressure::RENEWED);

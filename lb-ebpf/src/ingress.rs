@@ -11,7 +11,7 @@ use crate::maps::LB_INTERFACES;
 use crate::packet::Packet;
 use crate::select::Client;
 use crate::stats::Size;
-use crate::{bystanders, clients, filter, globals, select, service_addr, stats};
+use crate::{bystanders, clients, filter, globals, select, service_addr, stats, words};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -124,7 +124,7 @@ fn known<A: Family>(
     if !holds(packet, row) {
         return None;
     }
-    flows::note(row, &row.reverse_key(), tcp::From::Client, packet.flags, arrival.now);
+    flows::note(row, Flow::reverse_key, tcp::From::Client, packet.flags, arrival.now);
     *to = row.routed();
     if row.flags & flag::DIRECT != 0 {
         return Some(Verdict::Passed);
@@ -175,15 +175,14 @@ pub(crate) fn blank<A: Family>(
     now: u64,
 ) -> Option<&'static mut Flow<A>> {
     let flow = &mut flows::scratch()?.flow;
-    *flow = Flow {
-        last_used: now,
-        proto,
-        client: dialled.src,
-        client_port: dialled.sport,
-        frontend: dialled.dst,
-        frontend_port: dialled.dport,
-        ..Flow::default()
-    };
+    // SAFETY: this CPU's only user of the row is this run, and zero is a value.
+    unsafe { words::clear(flow) };
+    flow.last_used = now;
+    flow.proto = proto;
+    flow.client = dialled.src;
+    flow.client_port = dialled.sport;
+    flow.frontend = dialled.dst;
+    flow.frontend_port = dialled.dport;
     Some(flow)
 }
 

@@ -54,6 +54,7 @@ mod sock_choose;
 mod sockets;
 mod stats;
 mod tc;
+mod words;
 mod xdp;
 mod young;
 

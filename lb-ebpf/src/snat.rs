@@ -12,7 +12,7 @@ use lb_common::{BePort, Flow, FlowKey, Tuple, pressure, tcp};
 use crate::family::Family;
 use crate::flows::{Failure, add, random_port, remove, same_run, scratch};
 use crate::maps::Scratch;
-use crate::{globals, stats};
+use crate::{globals, stats, words};
 
 /// The port behind this one in the range, the first behind the last.
 #[inline(always)]
@@ -34,7 +34,8 @@ pub(crate) fn masquerade<A: Family>(
     in_use: impl Fn(&Tuple<A>) -> bool,
 ) -> Result<(), Failure> {
     let Scratch { flow, key } = scratch().ok_or(Failure::NoRow)?;
-    *flow = *row;
+    // SAFETY: a row of the map, and this CPU's room, whose only user is this run.
+    unsafe { words::copy(row, flow) };
     flow.snat = snat;
     flow.flags |= flag::RESTORE;
     let mut spare = Spare { port: BePort::NONE, silent: KEEPS };

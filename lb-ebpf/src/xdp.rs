@@ -16,11 +16,11 @@ use crate::ETHERNET;
 use crate::begin::{self, Made};
 use crate::family::{self, Family};
 use crate::ingress::{self, Arrival};
-use crate::maps::{LB_INTERFACES, LB_ROUTE, ROUTE_WORDS};
+use crate::maps::{LB_INTERFACES, LB_ROUTE};
 use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Parsed, V6_LEN, Window};
 use crate::rewrite_frame::{self, FrameFamily, Macs};
 use crate::stats::{self, Size};
-use crate::{filter, flows, service_addr, snat, sockets};
+use crate::{filter, flows, service_addr, snat, sockets, words};
 
 /// What both families need, to write the hook once.
 trait XdpFamily: Family + FrameFamily {
@@ -224,7 +224,7 @@ fn forward<A: XdpFamily>(
         })
         .map_err(|failure| stats::no_port(service, ingress::failed(failure)))?;
     }
-    flows::note(row, &row.reverse_key(), tcp::From::Client, packet.flags, now);
+    flows::note(row, Flow::reverse_key, tcp::From::Client, packet.flags, now);
     let action = way.take(ifindex).ok_or(Verdict::HandedOver)?;
     rewrite_frame::frame(window, packet, &row.masqueraded(), &way.macs())
         .ok_or(Verdict::HandedOver)?;
@@ -245,7 +245,7 @@ fn returned<A: XdpFamily>(
     let way = Way::find(ctx, to, packet, arrival.ifindex).ok_or(Verdict::HandedOver)?;
     let action = way.take(arrival.ifindex).ok_or(Verdict::HandedOver)?;
     rewrite_frame::frame(window, packet, &to, &way.macs()).ok_or(Verdict::HandedOver)?;
-    if flows::note(row, &row.forward_key(), tcp::From::Backend, packet.flags, arrival.now) {
+    if flows::note(row, Flow::forward_key, tcp::From::Backend, packet.flags, arrival.now) {
         flows::touch(&row.reverse_key(), row);
     }
     stats::packet_out(row, arrival.size);
@@ -313,7 +313,7 @@ impl Way {
         let room = LB_ROUTE.get_ptr_mut(0)?;
         // The kernel wants unused parts zero.
         // SAFETY: this CPU's only user of the room is this run.
-        unsafe { *room = [0; ROUTE_WORDS] };
+        unsafe { words::clear(room) };
         let room: *mut bpf_fib_lookup = room.cast();
         // SAFETY: as above; a C structure of integers, as long as the room.
         let params = unsafe { &mut *room };
