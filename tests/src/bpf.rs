@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 
 // Numbers of the interface.
 const MAP_CREATE: i64 = 0;
+const MAP_LOOKUP_ELEM: i64 = 1;
 const MAP_UPDATE_ELEM: i64 = 2;
 const PROG_LOAD: i64 = 5;
 const PROG_TEST_RUN: i64 = 10;
@@ -20,9 +21,9 @@ struct MapCreate {
     max_entries: u32,
 }
 
-/// Likewise for `BPF_MAP_UPDATE_ELEM`.
+/// Likewise for `BPF_MAP_LOOKUP_ELEM` and `BPF_MAP_UPDATE_ELEM`.
 #[repr(C)]
-struct MapUpdate {
+struct MapElement {
     map_fd: u32,
     pad: u32,
     key: u64,
@@ -64,7 +65,7 @@ pub fn create_map(kind: u32, key: u32, value: u32, rows: u32) -> Result<OwnedFd>
 
 /// Sets a row of an array.
 pub fn set_element(map: &impl AsFd, index: u32, value: &[u8]) -> Result<()> {
-    let update = MapUpdate {
+    let update = MapElement {
         map_fd: number(map.as_fd().as_raw_fd())?,
         pad: 0,
         key: std::ptr::from_ref(&index) as u64,
@@ -72,6 +73,22 @@ pub fn set_element(map: &impl AsFd, index: u32, value: &[u8]) -> Result<()> {
         flags: 0,
     };
     call(MAP_UPDATE_ELEM, &update).map(drop).context("set an element")
+}
+
+/// Copies a row, of which the buffer has the length; whether it is there.
+pub fn get_element(map: RawFd, key: &[u8], value: &mut [u8]) -> Result<bool> {
+    let lookup = MapElement {
+        map_fd: number(map)?,
+        pad: 0,
+        key: key.as_ptr() as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    match call(MAP_LOOKUP_ELEM, &lookup) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error).context("read a row"),
+    }
 }
 
 /// A program, for an attach type of the kernel's or 0.

@@ -8,6 +8,7 @@ pub mod bpf;
 pub mod budget;
 pub mod client;
 pub mod cluster;
+pub mod count;
 pub mod deadline;
 pub mod faults;
 pub mod flood;

@@ -34,6 +34,7 @@ mod datagrams;
 mod family;
 mod flows;
 pub mod net;
+pub mod paths;
 mod random;
 mod rows;
 mod tap;

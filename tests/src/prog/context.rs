@@ -39,12 +39,24 @@ pub(super) fn sk_buff(ifindex: u32, Context { came_by, gso }: Context) -> Vec<u8
     bytes
 }
 
+const SK_BUFF_PROTOCOL: usize = 16;
+/// Where an Ethernet header has the protocol.
+const ETHERTYPE: std::ops::Range<usize> = 12..14;
+
+/// Likewise, with what the kernel finds out about a frame for this host itself.
+pub(crate) fn received(ifindex: u32, frame: &[u8]) -> Vec<u8> {
+    let mut bytes = sk_buff(ifindex, Context::default());
+    put(&mut bytes, 0, u32::try_from(frame.len()).expect("a packet"));
+    bytes[SK_BUFF_PROTOCOL..SK_BUFF_PROTOCOL + 2].copy_from_slice(&frame[ETHERTYPE]);
+    bytes
+}
+
 const XDP_MD_LEN: usize = 24;
 const XDP_MD_DATA_END: usize = 4;
 const XDP_MD_INGRESS_IFINDEX: usize = 12;
 
 /// A `struct xdp_md`.
-pub(super) fn xdp_md(ifindex: u32, len: usize) -> Vec<u8> {
+pub(crate) fn xdp_md(ifindex: u32, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; XDP_MD_LEN];
     put(&mut bytes, XDP_MD_DATA_END, u32::try_from(len).expect("a packet"));
     put(&mut bytes, XDP_MD_INGRESS_IFINDEX, ifindex);

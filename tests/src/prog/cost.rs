@@ -5,7 +5,9 @@
 
 use super::{Prog, Rig, context};
 use crate::bpf::{self, instruction};
+use anyhow::{Context as _, Result};
 use aya::programs::Program;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 const ARRAY: u32 = 2;
@@ -87,6 +89,17 @@ pub struct Driver {
 }
 
 impl Rig {
+    /// The maps that the programs have, by their numbers.
+    pub fn map_ids(&self) -> Result<BTreeSet<u32>> {
+        let mut all = BTreeSet::new();
+        for (_, program) in self.ebpf.programs() {
+            if let Ok(info) = program.info() {
+                all.extend(info.map_ids()?.context("the kernel names no maps")?);
+            }
+        }
+        Ok(all)
+    }
+
     /// A driver that sends this frame by an interface as the packets of flows, one
     /// after the other.
     pub fn driver(

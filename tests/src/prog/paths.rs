@@ -1,37 +1,45 @@
 //! The ways that packets take through the programs, with what makes them take it.
 
+use super::cost::{Under, Vary};
+use super::net::{POD_2, Port, UPLINK};
+use super::{Case, Prog, Rig};
+use crate::packet::Packet;
 use lb_common::Verdict;
 use lb_common::tcp::flag;
-use lb_tests::packet::Packet;
-use lb_tests::prog::cost::{Under, Vary};
-use lb_tests::prog::net::{POD_2, Port, UPLINK};
-use lb_tests::prog::{Case, Prog, Rig};
+use lb_userspace::desired::Protocol;
 use std::net::SocketAddr;
 
 /// Where the packets come from and go to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Scene {
-    pub(crate) case: Case,
+pub struct Scene {
+    /// The family; always TCP behind Ethernet.
+    pub case: Case,
     /// From outside to a node port and on to another node, by XDP; otherwise from
     /// a pod to a pod of this node, by TC.
-    pub(crate) xdp: bool,
+    pub xdp: bool,
 }
 
 /// A way, to be measured.
 #[derive(Debug)]
-pub(crate) struct Path {
-    pub(crate) name: &'static str,
-    pub(crate) prog: Prog,
-    pub(crate) by: Port,
-    pub(crate) frame: Vec<u8>,
-    pub(crate) vary: Option<Vary>,
-    pub(crate) under: Under,
+pub struct Path {
+    /// What the table calls it.
+    pub name: &'static str,
+    /// The program that meets the packet.
+    pub prog: Prog,
+    /// The interface by which it comes or goes.
+    pub by: Port,
+    /// The packet,
+    pub frame: Vec<u8>,
+    /// as one of so many flows.
+    pub vary: Option<Vary>,
+    /// What runs on it.
+    pub under: Under,
     /// What each packet must meet.
-    pub(crate) verdict: Option<Verdict>,
+    pub verdict: Option<Verdict>,
     /// At most so many look-ups, where there is such a promise.
-    pub(crate) target: Option<f64>,
+    pub target: Option<f64>,
     /// The Service port that each packet opens a connection to.
-    pub(crate) begins: Option<u32>,
+    pub begins: Option<u32>,
 }
 
 /// Many flows, where that is asked for.
@@ -43,8 +51,16 @@ const BACKENDS: u8 = 4;
 const EVER_NEW: u32 = 1 << 24;
 
 impl Scene {
+    /// Both families, at TC and at XDP.
+    pub fn all() -> impl Iterator<Item = Self> {
+        [false, true].into_iter().flat_map(|v6| {
+            let case = Case { v6, protocol: Protocol::Tcp, l3: false };
+            [false, true].map(|xdp| Self { case, xdp })
+        })
+    }
+
     /// What the table calls it.
-    pub(crate) fn name(self) -> String {
+    pub fn name(self) -> String {
         let family = if self.case.v6 { "IPv6" } else { "IPv4" };
         format!("{family} {}", if self.xdp { "XDP" } else { "TC" })
     }
@@ -82,7 +98,7 @@ impl Scene {
     }
 
     /// Installs the Services; the one that [`Scene::fresh_front`] is of.
-    pub(crate) fn install(self, rig: &mut Rig) -> u32 {
+    pub fn install(self, rig: &mut Rig) -> u32 {
         rig.reset();
         // Replies are sent from one backend, so by TC there is no other.
         let backends = if self.xdp { BACKENDS } else { 1 };
@@ -99,7 +115,7 @@ impl Scene {
     }
 
     /// Makes one flow and many, as far as established ones are.
-    pub(crate) fn establish(self, rig: &Rig) {
+    pub fn establish(self, rig: &Rig) {
         let (client, front, backend) = (self.client(), self.front(), self.backend(0));
         let from = self.vary(true, MANY);
         send(rig, self.prog(), self.by(), &self.case.open(client, front), from);
@@ -114,7 +130,7 @@ impl Scene {
 
     /// The ways, with two that do nothing and one that looks up; `fresh` is the
     /// Service port that [`Scene::install`] gave.
-    pub(crate) fn paths(self, fresh: u32) -> Vec<Path> {
+    pub fn paths(self, fresh: u32) -> Vec<Path> {
         let (case, prog, by) = (self.case, self.prog(), self.by());
         let (client, front, backend) = (self.client(), self.front(), self.backend(0));
         let many = self.vary(true, MANY);

@@ -4,10 +4,9 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it prints a report")]
 
 mod measure;
-mod paths;
 
-use lb_tests::prog::{Case, Rig};
-use lb_userspace::desired::Protocol;
+use lb_tests::prog::Rig;
+use lb_tests::prog::paths::Scene;
 use measure::Table;
 use std::process::ExitCode;
 
@@ -17,12 +16,8 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     };
     let mut table = Table::default();
-    for v6 in [false, true] {
-        let case = Case { v6, protocol: Protocol::Tcp, l3: false };
-        for xdp in [false, true] {
-            let scene = paths::Scene { case, xdp };
-            table.add(&mut rig, scene);
-        }
+    for scene in Scene::all() {
+        table.add(&mut rig, scene);
     }
     print!("{table}");
     println!("\n{} of the targets missed", table.missed());

@@ -1,8 +1,8 @@
 //! Rounds of all ways one after the other, and their medians as multiples.
 
-use crate::paths::{Path, Scene};
 use lb_tests::prog::Rig;
 use lb_tests::prog::cost::{Driver, MISS, Under};
+use lb_tests::prog::paths::{Path, Scene};
 use std::fmt;
 
 const ROUNDS: usize = 9;
