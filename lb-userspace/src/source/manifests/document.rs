@@ -20,32 +20,34 @@ pub(super) struct ParseError {
 pub(super) fn parse(text: &str, json_only: bool) -> Result<Vec<Value>, ParseError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if json_only {
-        return json(text);
+        return json(text, MAX_VALUES);
     }
     if text.trim_start().starts_with('{')
-        && let Ok(documents) = json(text)
+        && let Ok(documents) = json(text, MAX_VALUES)
     {
         return Ok(documents);
     }
-    yaml(text, MAX_REPEATED)
+    yaml(text, MAX_VALUES, MAX_REPEATED)
 }
 
 /// As [`parse`], for a part of a file: aliases, which may lead to other parts,
 /// are errors.
 pub(super) fn parse_part(text: &str) -> Result<Vec<Value>, ParseError> {
-    yaml(text, 0)
+    yaml(text, MAX_VALUES, 0)
 }
 
+/// Values and names of values that a file may hold: each takes far more memory than
+/// text. That of a quarter of a million endpoints holds six million.
+const MAX_VALUES: usize = 8_000_000;
 /// Values that aliases in a file may stand for.
 const MAX_REPEATED: usize = 100_000;
 
-fn yaml(text: &str, max_repeated: usize) -> Result<Vec<Value>, ParseError> {
-    // The size of the file bounds nodes and documents; what aliases repeat is
-    // bounded apart, and deep nesting would cost stack.
+fn yaml(text: &str, max_values: usize, max_repeated: usize) -> Result<Vec<Value>, ParseError> {
+    // What aliases repeat is bounded apart, and deep nesting would cost stack.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: usize::MAX,
-            max_nodes: usize::MAX,
+            max_nodes: max_values,
             max_documents: usize::MAX,
             max_depth: 64,
         },
@@ -64,12 +66,16 @@ fn yaml(text: &str, max_repeated: usize) -> Result<Vec<Value>, ParseError> {
         ParseError {
             line: location.map_or(0, |at| at.line()),
             column: location.map_or(0, |at| at.column()),
-            message: in_plain_words(&message),
+            message: in_plain_words(&message, max_values),
         }
     })
 }
 
-fn json(text: &str) -> Result<Vec<Value>, ParseError> {
+fn json(text: &str, max_values: usize) -> Result<Vec<Value>, ParseError> {
+    // Each but the first of a document follows one of these.
+    if text.bytes().filter(|byte| b",:[{".contains(byte)).count() > max_values {
+        return Err(ParseError { line: 1, column: 1, message: too_many(max_values) });
+    }
     let mut documents = Vec::new();
     for document in serde_json::Deserializer::from_str(text).into_iter::<Unique>() {
         let Unique(value) = document.map_err(|error| ParseError {
@@ -84,8 +90,15 @@ fn json(text: &str) -> Result<Vec<Value>, ParseError> {
     Ok(documents)
 }
 
+fn too_many(max_values: usize) -> String {
+    format!("the file holds more than {max_values} values")
+}
+
 /// Without what only callers of the parser can do something about.
-fn in_plain_words(message: &str) -> String {
+fn in_plain_words(message: &str, max_values: usize) -> String {
+    if message.starts_with("budget breached: Nodes") {
+        return too_many(max_values);
+    }
     if message.starts_with("alias replay limit exceeded") {
         return format!("aliases stand for more than {MAX_REPEATED} values");
     }
@@ -172,6 +185,20 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_file_of_many_small_values_is_refused_before_it_takes_memory() {
+        let many = "1, ".repeat(50);
+        for text in [format!("[{many}1]"), format!("a: [{many}1]"), "- 1\n".repeat(60)] {
+            let error = yaml(&text, 50, 0).unwrap_err().to_string();
+            assert!(error.ends_with(": the file holds more than 50 values"), "{error}");
+            assert!(yaml(&text, 100, 0).is_ok());
+        }
+        let text = format!("[{many}1]");
+        let error = json(&text, 50).unwrap_err().to_string();
+        assert!(error.ends_with(": the file holds more than 50 values"), "{error}");
+        assert!(json(&text, 100).is_ok());
+    }
 
     #[test]
     fn documents_without_content_do_not_count() {
