@@ -15,6 +15,7 @@ use lb_tests::{deadline, ip};
 use lb_userspace::privilege::KEPT;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -155,6 +156,35 @@ fn an_agent_keeps_few_rights_and_does_its_whole_work_with_them() -> Result<()> {
         check_calls(&pids)?;
     }
     Ok(())
+}
+
+/// As SECURITY.md has it.
+#[test]
+fn an_agent_listens_where_it_says() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let cluster = Cluster::new(Setup::xdp(Wiring::Routed, "native"), |topology| {
+        on_pods_of(topology, 0).into()
+    })?;
+    let (node, agent) = (&cluster.node(0).netns, &cluster.agents[0]);
+    let owner = format!("pid={},", pid(agent)?);
+    let everywhere = |port: u16| ["0.0.0.0", "[::]"].map(|any| format!("tcp {any}:{port}"));
+    let health = [everywhere(10256), everywhere(HEALTH_PORT)].concat();
+    let expected: BTreeSet<String> =
+        health.into_iter().chain(["tcp 127.0.0.1:10249".into()]).collect();
+    deadline::until_ok("the sockets", LIMIT, || {
+        // TCP, UDP, raw and packet sockets: kind, state, two queues, address.
+        let text = node.output("ss", &["-Hnlp", "-t", "-u", "-w", "-0"])?;
+        let own = text.lines().filter(|line| line.contains(&owner));
+        let socket = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            Some(format!("{} {}", words.first()?, words.get(4)?))
+        };
+        let found: BTreeSet<String> = own.filter_map(socket).collect();
+        ensure!(found == expected, "{found:?}, not {expected:?}");
+        Ok(())
+    })
 }
 
 /// An agent of a user with the kept capabilities and no right to any file of
