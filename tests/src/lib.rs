@@ -16,6 +16,7 @@ pub mod fragments;
 pub mod http;
 pub mod interrupt;
 pub mod ip;
+pub mod kube_proxy;
 mod link;
 pub mod manifest;
 pub mod model;
