@@ -61,6 +61,17 @@ impl Drop for Process {
     }
 }
 
+/// Processor time that a process has used so far.
+pub fn processor_time(pid: u32) -> Result<Duration> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+    // The name may contain anything, even parentheses; the times are the 14th and
+    // 15th field, in hundredths of a second (`USER_HZ`).
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.map(|field| field.parse().unwrap_or(0)).sum();
+    Ok(Duration::from_millis(10 * ticks))
+}
+
 /// A program that this workspace builds. Tests run in `target/<profile>/deps`,
 /// and programs in the directory above.
 pub fn binary(name: &str) -> Result<PathBuf> {

@@ -39,8 +39,8 @@ enum Command {
     Demo(demo::Options),
     /// Measure how well each load-balancing policy keeps what it promises
     Balance,
-    /// Measure what a packet costs in each program, as multiples of a look-up
-    Bench,
+    /// Measure what a packet costs, or real traffic beside kube-proxy's rules
+    Bench(measure::Bench),
     /// Kill, replace and stop agents under load for a while, and judge every answer
     Soak(soak::Options),
     /// Run every check: format, lints, documentation, tests with and without root, fuzzing
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::run(setup::Purpose::Tests),
         Command::Demo(options) => demo::run(&options),
         Command::Balance => measure::balance(),
-        Command::Bench => measure::bench(),
+        Command::Bench(options) => measure::bench(options),
         Command::Soak(options) => soak::run(&options),
         Command::Test(options) => test::run(&options),
         Command::TestKernels(options) => kernels::run(&options),

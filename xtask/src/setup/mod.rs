@@ -23,6 +23,8 @@ pub(crate) enum Purpose {
     Tests,
     /// Build, and run checks on other kernels.
     Kernels,
+    /// Build, and measure beside what kube-proxy would do.
+    Bench,
 }
 
 /// Installs what is missing.

@@ -33,6 +33,19 @@ const KERNELS: [Tool; 5] = [
     Tool { program: "zstd", package: "zstd", why: "unpacks their modules" },
 ];
 
+const BENCH: [Tool; 2] = [
+    Tool {
+        program: "iptables-nft-restore",
+        package: "iptables",
+        why: "loads the rules that kube-proxy makes in its iptables mode",
+    },
+    Tool {
+        program: "nft",
+        package: "nftables",
+        why: "loads the rules that kube-proxy makes in its nftables mode",
+    },
+];
+
 /// Installs the tools that are missing.
 pub(super) fn tools(purpose: Purpose) -> Result<()> {
     let mut wanted: Vec<&Tool> = DEMO.iter().collect();
@@ -40,6 +53,7 @@ pub(super) fn tools(purpose: Purpose) -> Result<()> {
         Purpose::Demo => {}
         Purpose::Tests => wanted.extend(&TESTS),
         Purpose::Kernels => wanted.extend(&KERNELS),
+        Purpose::Bench => wanted.extend(&BENCH),
     }
     wanted.retain(|tool| shell::which(tool.program).is_none());
     if wanted.is_empty() {

@@ -1,0 +1,144 @@
+//! Real traffic between a client and backends on one node, without Services,
+//! through this load balancer, and through the rules that kube-proxy makes of the
+//! same Services. All take turns of short turns, so that whatever else the
+//! machine does meets all of them.
+
+mod clients;
+mod field;
+mod report;
+mod sample;
+mod server;
+mod size;
+mod target;
+mod way;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clients::Kind;
+use field::Field;
+use lb_tests::interrupt;
+use report::Report;
+use sample::Sample;
+pub(crate) use server::serve;
+use size::Size;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use way::{From, Stage, Way};
+
+/// Options of `lb-bench traffic`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// How many Services there are, one size after the other
+    #[arg(long, value_name = "N,N", value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    services: Vec<u32>,
+    /// How often everything is measured
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: Option<u32>,
+    /// Short rounds and few Services: tells whether it works, not how fast
+    #[arg(long)]
+    quick: bool,
+    /// Write all figures to a file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+impl Options {
+    fn sizes(&self) -> &[u32] {
+        match (self.services.as_slice(), self.quick) {
+            ([], false) => &[1, 1_000, 10_000],
+            ([], true) => &[1, 100],
+            (sizes, _) => sizes,
+        }
+    }
+
+    fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 2 } else { 16 })
+    }
+
+    /// How long each kind of traffic goes on each way, in each round.
+    const fn time(&self) -> Duration {
+        Duration::from_millis(if self.quick { 20 } else { 80 })
+    }
+}
+
+/// Measures all of it, and prints it.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "this makes network namespaces, so it needs root");
+    let begin = Instant::now();
+    let mut report = Report::new()?;
+    for services in options.sizes() {
+        let size = measure(*services, options).with_context(|| format!("{services} Services"))?;
+        print!("{size}");
+        report.sizes.push(size);
+    }
+    report.took = begin.elapsed();
+    print!("{report}");
+    if let Some(file) = &options.json {
+        let text = serde_json::to_string_pretty(&report.json())? + "\n";
+        std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+fn measure(services: u32, options: &Options) -> Result<Size> {
+    let mut size = Size::new(services);
+    size.refused = field::lacks_room(services);
+    let make = |stages: &&'static [Stage]| {
+        Field::new(stages, services).with_context(|| format!("{stages:?}"))
+    };
+    let mut fields = Field::SHARED.iter().map(make).collect::<Result<Vec<_>>>()?;
+    let mut turns = Stage::TURNS;
+    for _ in 0..options.rounds() {
+        // What came first comes last in the next round.
+        turns.reverse();
+        for stages in turns {
+            if stages != [Stage::Agent] {
+                turn(&fields, stages, options.time(), &mut size)?;
+            } else if size.refused.is_none() {
+                with_agent(&mut fields, stages, options.time(), &mut size)?;
+            }
+        }
+    }
+    fields.into_iter().try_for_each(Field::end)?;
+    Ok(size)
+}
+
+fn with_agent(
+    fields: &mut [Field],
+    stages: &[Stage],
+    time: Duration,
+    size: &mut Size,
+) -> Result<()> {
+    let place = fields.iter().position(|field| field.has(Stage::Agent));
+    let place = place.context("no network for the agent")?;
+    fields[place].start_agent()?;
+    let (begin, before) = (Instant::now(), fields[place].agent_time()?);
+    turn(fields, stages, time, size)?;
+    size.agent_used += fields[place].agent_time()?.saturating_sub(before);
+    size.agent_time += begin.elapsed();
+    fields[place].end_agent()
+}
+
+/// Lets clients go all ways through some stages for a while, kind by kind.
+fn turn(fields: &[Field], stages: &[Stage], time: Duration, size: &mut Size) -> Result<()> {
+    let mut places = Vec::new();
+    for way in [From::Pod, From::Node].into_iter().flat_map(|from| Way::through(from, stages)) {
+        let field = fields.iter().find(|field| field.has(way.stage)).context("no network")?;
+        let what = || format!("from a {}: {way}", way.from.name());
+        field.check(way).with_context(what)?;
+        places.push((way, field, Sample::default()));
+    }
+    for kind in Kind::ALL {
+        for (way, field, sample) in &mut places {
+            if interrupt::seen() {
+                bail!("interrupted");
+            }
+            let done = field.measure(*way, kind, time, sample);
+            done.with_context(|| format!("from a {}: {way}", way.from.name()))?;
+        }
+    }
+    for (way, _, sample) in places {
+        size.add(way, sample);
+    }
+    Ok(())
+}
