@@ -18,9 +18,17 @@ pub(crate) struct Bench {
 #[derive(Debug, Subcommand)]
 enum What {
     /// What a packet costs in each program, as multiples of a look-up (the default)
-    Packets,
+    Packets(Packets),
     /// Real traffic: without Services, through this, and through kube-proxy's rules
     Traffic(Traffic),
+}
+
+/// What `lb-bench packets` is told.
+#[derive(Debug, Args, Default)]
+struct Packets {
+    /// Only count instructions, look-ups and calls, and put them on record
+    #[arg(long)]
+    record: bool,
 }
 
 /// What `lb-bench traffic` is told.
@@ -54,9 +62,9 @@ pub(crate) fn balance() -> Result<()> {
 /// What a packet, or real traffic, costs.
 pub(crate) fn bench(options: Bench) -> Result<()> {
     setup::require_root("`cargo xtask bench`")?;
-    let what = options.what.unwrap_or(What::Packets);
+    let what = options.what.unwrap_or(What::Packets(Packets::default()));
     setup::run(match what {
-        What::Packets => setup::Purpose::Demo,
+        What::Packets(_) => setup::Purpose::Demo,
         What::Traffic(_) => setup::Purpose::Bench,
     })?;
     println!("build: the agent with its BPF programs, and the measurement, for release");
@@ -66,7 +74,9 @@ pub(crate) fn bench(options: Bench) -> Result<()> {
     let binary = shell::target_directory()?.join("release/lb-bench");
     let mut bench = shell::command(&binary.to_string_lossy());
     match what {
-        What::Packets => bench.arg("packets"),
+        What::Packets(Packets { record }) => {
+            bench.arg("packets").args(record.then_some("--record"))
+        }
         What::Traffic(traffic) => bench.arg("traffic").args(traffic.arguments()?),
     };
     // In our place, so that an interrupt reaches the measurement, which cleans up.

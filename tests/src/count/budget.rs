@@ -12,8 +12,8 @@ use std::fmt::Write as _;
 
 /// The record: a line for each way.
 const RECORD: &str = include_str!("../../data/path-budget.txt");
-/// Where it is, from the tests' crate on.
-pub const FILE: &str = "data/path-budget.txt";
+/// Where it is in the repository.
+pub const FILE: &str = "tests/data/path-budget.txt";
 
 /// How many more instructions than on record a way may have, in percent: another
 /// compiler does it another way. Look-ups and calls are what the source says.

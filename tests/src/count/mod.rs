@@ -36,6 +36,11 @@ pub struct Counts {
     pub helpers: u64,
 }
 
+impl Counts {
+    /// What [`fmt::Display`] shows, as a line above.
+    pub const NAMES: &str = "instructions   hashed elements  changes    calls";
+}
+
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { instructions, lookups, elements, changes, helpers } = self;

@@ -9,10 +9,12 @@ mod traffic;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
+use lb_tests::count::budget;
 use lb_tests::interrupt;
 use lb_tests::prog::Rig;
 use lb_tests::prog::paths::Scene;
 use measure::Table;
+use std::fs;
 use std::process::ExitCode;
 
 #[derive(Debug, Parser)]
@@ -25,7 +27,11 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum What {
     /// What a packet costs in each program
-    Packets,
+    Packets {
+        /// Only count, and write what is on record
+        #[arg(long)]
+        record: bool,
+    },
     /// Real traffic, beside the rules that kube-proxy makes
     Traffic(traffic::Options),
     /// A server that the traffic goes to
@@ -38,7 +44,7 @@ enum What {
 
 fn main() -> ExitCode {
     let done = match Args::parse().what {
-        What::Packets => packets(),
+        What::Packets { record } => packets(record),
         What::Traffic(options) => {
             interrupt::install();
             traffic::run(&options)
@@ -54,11 +60,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn packets() -> Result<()> {
+fn packets(record: bool) -> Result<()> {
     let mut rig = Rig::take_vast().context("this loads BPF programs, so it needs root")?;
+    if record {
+        let text = budget::text(&budget::count(&mut rig)?);
+        return fs::write(budget::FILE, text).with_context(|| format!("write {}", budget::FILE));
+    }
     let mut table = Table::default();
     for scene in Scene::all() {
-        table.add(&mut rig, scene);
+        table.add(&mut rig, scene)?;
     }
     print!("{table}");
     println!("\n{} of the targets missed", table.missed());

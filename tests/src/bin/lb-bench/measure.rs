@@ -1,5 +1,7 @@
 //! Rounds of all ways one after the other, and their medians as multiples.
 
+use anyhow::Result;
+use lb_tests::count::{Counter, Counts};
 use lb_tests::prog::Rig;
 use lb_tests::prog::cost::{Driver, MISS, Under};
 use lb_tests::prog::paths::{Path, Scene};
@@ -25,6 +27,8 @@ struct Row {
     /// As a multiple of one look-up among as many flows.
     lookups: f64,
     target: Option<f64>,
+    /// Of ways through a program of the object.
+    counts: Option<Counts>,
 }
 
 impl Row {
@@ -35,10 +39,11 @@ impl Row {
 
 impl Table {
     /// Measures all ways of a scene.
-    pub(crate) fn add(&mut self, rig: &mut Rig, scene: Scene) {
+    pub(crate) fn add(&mut self, rig: &mut Rig, scene: Scene) -> Result<()> {
         let fresh = scene.install(rig);
         scene.establish(rig);
         let paths = scene.paths(fresh);
+        let counter = Counter::new(rig)?;
         let drivers: Vec<Driver> = paths.iter().map(|path| driver(rig, path)).collect();
         let mut times = vec![Vec::new(); paths.len()];
         for _ in 0..ROUNDS {
@@ -55,13 +60,18 @@ impl Table {
             place.map_or(f64::NAN, |place| medians[place])
         };
         for (path, median) in paths.iter().zip(&medians) {
+            let counts = match path.under {
+                Under::Test => Some(counter.count(path.prog, path.by.index, &path.frame)?.counts),
+                Under::Nothing | Under::Lookup { .. } => None,
+            };
             let many = path.vary.is_some();
             let nothing = of(if many { "nothing, many flows" } else { "nothing" });
             let lookup = of(if many { "a look-up, many flows" } else { "a look-up" }) - nothing;
             let net = median - nothing;
             let (scene, name, target) = (scene.name(), path.name, path.target);
-            self.rows.push(Row { scene, name, net, lookups: net / lookup, target });
+            self.rows.push(Row { scene, name, net, lookups: net / lookup, target, counts });
         }
+        Ok(())
     }
 
     /// How many targets are missed.
@@ -103,14 +113,20 @@ fn median(times: &mut [f64]) -> f64 {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<10} {:<24} {:>8} {:>9}  target", "", "", "ns net", "look-ups")?;
+        let (what, blank) = (Counts::NAMES, "");
+        writeln!(f, "{blank:<10} {blank:<24} {:>8} {:>9} {what}  target", "ns net", "look-ups")?;
         for row in &self.rows {
             let target = row.target.map_or_else(String::new, |target| {
                 format!("at most {target}{}", if row.is_missed() { ": missed" } else { "" })
             });
+            let counts = row.counts.map_or_else(String::new, |counts| counts.to_string());
             let line = format!(
-                "{:<10} {:<24} {:>8.0} {:>9.2}  {target}",
-                row.scene, row.name, row.net, row.lookups
+                "{:<10} {:<24} {:>8.0} {:>9.2} {counts:width$}  {target}",
+                row.scene,
+                row.name,
+                row.net,
+                row.lookups,
+                width = what.len(),
             );
             writeln!(f, "{}", line.trim_end())?;
         }
