@@ -97,7 +97,7 @@ impl Scene {
         if self.xdp { Prog::Xdp } else { Prog::Ingress }
     }
 
-    /// Installs the Services; the one that [`Scene::fresh_front`] is of.
+    /// Installs the Services; the Service port that new flows are for.
     pub fn install(self, rig: &mut Rig) -> u32 {
         rig.reset();
         // Replies are sent from one backend, so by TC there is no other.
