@@ -23,8 +23,8 @@ pub const IDLE_TRANSIENT: u64 = 120 * SECOND;
 /// conntrack's default `nf_conntrack_udp_timeout_stream`.
 pub const IDLE_DATAGRAMS: u64 = 120 * SECOND;
 
-/// After which silence an exchange of datagrams is over whose client sent once and
-/// may have got its answer, in nanoseconds: conntrack's default
+/// After which silence an exchange of datagrams is over that has not lasted for a
+/// second, in nanoseconds: conntrack's default
 /// `nf_conntrack_udp_timeout`. Most questions to name servers are of this kind,
 /// and each holds a port.
 pub const IDLE_DATAGRAM: u64 = 30 * SECOND;

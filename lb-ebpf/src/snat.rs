@@ -5,7 +5,7 @@
 //! they are there: a flood of made-up clients shares what is left, and keeps
 //! nobody from a port.
 
-use lb_common::flow::{TIME_WAIT, flag};
+use lb_common::flow::{TIME_WAIT, TOUCH_INTERVAL, flag};
 use lb_common::limits::{SNAT_DRAWS, SNAT_TRIES};
 use lb_common::{BePort, Flow, FlowKey, Tuple, pressure, tcp};
 
@@ -130,6 +130,12 @@ fn silence<A: Family>(flow: &Flow<A>, holder: &Flow<A>, key: &mut FlowKey<A>) ->
     let Some(row) = A::flows().get_ptr(&*key) else { return DONE };
     // SAFETY: the kernel keeps the element's memory valid for this run.
     let row = unsafe { &*row };
+    // Another CPU has just reserved the port, and is about to note it.
+    if row.snat_port == BePort::NONE
+        && flow.last_used.saturating_sub(holder.last_used) < TOUCH_INTERVAL
+    {
+        return KEEPS;
+    }
     let unproven = row.is_unproven();
     if row.snat_port != flow.snat_port || (unproven && tcp::is_closed(row.tcp)) {
         return DONE;

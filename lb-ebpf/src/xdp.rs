@@ -211,6 +211,8 @@ fn forward<A: XdpFamily>(
     }
     let &Arrival { ifindex, now, size } = arrival;
     let way = Way::find(ctx, row.routed(), packet, ifindex).ok_or(Verdict::HandedOver)?;
+    // Before the row looks as if it had just been used.
+    flows::note(row, Flow::reverse_key, tcp::From::Client, packet.flags, now);
     if !row.has_snat() {
         let interface = interface(way.0.ifindex).ok_or(Verdict::HandedOver)?;
         let source = A::snat_of(&interface);
@@ -224,7 +226,6 @@ fn forward<A: XdpFamily>(
         })
         .map_err(|failure| stats::no_port(service, ingress::failed(failure)))?;
     }
-    flows::note(row, Flow::reverse_key, tcp::From::Client, packet.flags, now);
     let action = way.take(ifindex).ok_or(Verdict::HandedOver)?;
     rewrite_frame::frame(window, packet, &row.masqueraded(), &way.macs())
         .ok_or(Verdict::HandedOver)?;

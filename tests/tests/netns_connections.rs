@@ -16,7 +16,7 @@ use lb_userspace::dataplane::maps::{FlowFamily, FlowRows, FlowTable};
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longer than the agent waits between two sweeps.
 const SWEPT: Duration = Duration::from_secs(20);
@@ -174,6 +174,9 @@ fn age<A: FlowFamily>(pin_dir: &Path, which: impl Fn(&Flow<A>) -> bool) -> Resul
     Ok(())
 }
 
+/// Longer than it takes an exchange of datagrams to be one that lasts.
+const LASTS: Duration = Duration::from_millis(2500);
+
 #[test]
 fn the_service_that_runs_out_of_source_ports_is_named() -> Result<()> {
     if !root_or_skip() {
@@ -188,15 +191,25 @@ fn the_service_that_runs_out_of_source_ports_is_named() -> Result<()> {
     })?;
     let (agent, node) = (&cluster.agents[0], &cluster.node(0));
     let to = SocketAddr::from((node.addresses.v4, 30053));
-    let mut answered = 0;
-    let mut sockets = Vec::new();
-    for _ in 0..7 {
+    let open = || -> Result<Datagrams> {
         let socket = cluster.topology.client.run(|| Datagrams::open(to))??;
         socket.patience(Duration::from_millis(300))?;
-        answered += u64::from(socket.echo("hello").is_ok());
-        sockets.push(socket);
+        Ok(socket)
+    };
+    let lasting: Vec<Datagrams> = (0..4).map(|_| open()).collect::<Result<_>>()?;
+    // Who has not gone on for a second may lose its port to the next.
+    let begin = Instant::now();
+    while begin.elapsed() < LASTS {
+        for socket in &lasting {
+            let _ = socket.echo("hello");
+        }
     }
-    ensure!(answered == 4, "{answered} of 7 were answered with 4 ports");
+    for socket in &lasting {
+        socket.echo("hello").context("a client that has lasted")?;
+    }
+    for _ in 0..3 {
+        ensure!(open()?.echo("hello").is_err(), "answered where all ports are taken");
+    }
     let dropped = |name: &str| {
         let services = agent.services()?;
         let service = services.iter().find(|service| service["name"] == name);

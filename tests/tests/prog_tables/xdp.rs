@@ -1,12 +1,14 @@
 //! XDP on uplinks: flows that enter and leave by uplinks are finished at once,
 //! all else goes to the stack as it came, where TC finishes it.
 
+use lb_common::flow::flag::RESTORE;
 use lb_common::tcp::flag;
+use lb_common::tcp::state::ASSURED;
 use lb_common::value::backend_state;
-use lb_common::{Interface, Traffic, Verdict};
+use lb_common::{BePort, Flow, Interface, Traffic, V4, V6, Verdict};
 use lb_tests::packet::{Extension, Fragment, Packet, Transport, parse};
 use lb_tests::prog::net::{NODE_2_MAC, NODE_3_MAC, POD, TUNNEL, UPLINK, UPLINK_2};
-use lb_tests::prog::{Case, Installed, Prog, Rig, SNAT_PORTS, ServiceSpec, Step, action};
+use lb_tests::prog::{Case, Family, Installed, Prog, Rig, SNAT_PORTS, ServiceSpec, Step, action};
 use lb_userspace::desired::Protocol;
 use std::net::SocketAddr;
 
@@ -399,6 +401,33 @@ fn when_every_port_is_taken_the_frame_is_dropped_and_ports_of_closed_flows_serve
             let step = open(&mut rig, n);
             assert_eq!(step.outcome.verdict, Verdict::Forwarded, "{}", step.describe());
         }
+    }
+}
+
+/// Its next datagram gets another, and shows that the client is there.
+#[test]
+fn a_flow_that_lost_its_port_proves_itself_by_lasting() {
+    fn lose_port<A: Family>(rig: &mut Rig) {
+        rig.lose_flows::<A>(|_, flow| flow.flags & RESTORE != 0);
+        for (key, flow) in rig.flows::<A>() {
+            rig.put_flow(key, Flow { snat_port: BePort::NONE, ..flow });
+        }
+    }
+    fn states<A: Family>(rig: &Rig) -> Vec<u8> {
+        rig.flows::<A>().into_iter().map(|(_, flow)| flow.tcp & ASSURED).collect()
+    }
+    let Some(mut rig) = Rig::take() else { return };
+    for case in Case::ethernet().filter(|case| !case.connects()) {
+        node_port(&mut rig, case, &[same_way(case)]);
+        let data = case.data(client(case), front(case));
+        turned(&case.xdp(&mut rig, UPLINK, &data), case, same_way(case));
+        rig.silence(client(case).ip(), 2);
+        lose_port::<V4>(&mut rig);
+        lose_port::<V6>(&mut rig);
+        turned(&case.xdp(&mut rig, UPLINK, &data), case, same_way(case));
+        let found = if case.v6 { states::<V6>(&rig) } else { states::<V4>(&rig) };
+        // The row under the restore key is of the flow as it was before.
+        assert!(found.iter().filter(|state| **state != 0).count() >= 2, "{case:?}: {found:?}");
     }
 }
 
