@@ -125,11 +125,6 @@ impl<'a> Scene<'a> {
         self.rig.run_uncounted(Prog::Egress, POD_2.index, &back.bytes());
     }
 
-    /// Goes on on another CPU, if there is one.
-    pub fn stay_on(&self, cpu: usize) -> bool {
-        self.rig.stay_on(cpu)
-    }
-
     /// Shares of connections that went to these backends.
     pub fn shares(&self, picked: &[usize]) -> Shares {
         let mut got = vec![0; self.weights.len()];

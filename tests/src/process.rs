@@ -2,6 +2,7 @@
 
 use crate::deadline;
 use anyhow::{Context as _, Result, bail};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::os::unix::process::CommandExt as _;
@@ -59,6 +60,12 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Keeps the calling thread on a processor; says whether it may run there.
+pub fn stay_on(processor: usize) -> bool {
+    let mut set = CpuSet::new();
+    set.set(processor).is_ok() && sched_setaffinity(Pid::from_raw(0), &set).is_ok()
 }
 
 /// Processor time that a process has used so far.

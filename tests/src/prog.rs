@@ -26,6 +26,7 @@ use lb_userspace::object::OBJECT;
 use nix::sched::{CloneFlags, setns};
 
 use crate::privilege::root_or_skip;
+use crate::process;
 
 mod case;
 pub mod context;
@@ -330,14 +331,7 @@ impl Rig {
         setns(self.netns.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the namespace");
         // A container may be confined to other CPUs; a round-robin test would
         // then say so by failing now and then.
-        let _confined = self.stay_on(0);
-    }
-
-    /// Keeps the calling thread on a CPU; says whether it may run there.
-    pub fn stay_on(&self, cpu: usize) -> bool {
-        let mut cpus = nix::sched::CpuSet::new();
-        cpus.set(cpu).is_ok()
-            && nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &cpus).is_ok()
+        let _confined = process::stay_on(0);
     }
 
     /// Runs a program on a packet that enters or leaves by an interface.

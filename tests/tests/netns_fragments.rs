@@ -11,10 +11,9 @@ use lb_tests::manifest::{Service, UDP_TARGET};
 use lb_tests::netns::Namespace;
 use lb_tests::packet::Packet;
 use lb_tests::privilege::root_or_skip;
+use lb_tests::process::stay_on;
 use lb_tests::topology::{Addresses, Wiring};
 use lb_tests::tunnel::Tunnel;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -156,6 +155,14 @@ fn a_datagram_of_many_fragments_arrives_backwards() -> Result<()> {
     Ok(())
 }
 
+/// A client, and a Service whose one backend is on the same node.
+fn near() -> Result<Cluster> {
+    Cluster::new(Setup::tc(Wiring::Routed), |topology| {
+        let one = &topology.nodes[0];
+        vec![Service::new("near", 1).udp(0).endpoint(one, &one.pods[1])]
+    })
+}
+
 /// The first fragment and the others come in on two CPUs at the same moment, as
 /// they do behind an interface with several queues.
 #[test]
@@ -163,10 +170,7 @@ fn a_datagram_that_two_processors_meet_arrives() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let cluster = Cluster::new(Setup::tc(Wiring::Routed), |topology| {
-        let one = &topology.nodes[0];
-        vec![Service::new("near", 1).udp(0).endpoint(one, &one.pods[1])]
-    })?;
+    let cluster = near()?;
     let pod = cluster.pod(0, 0);
     let payload = [b'x'; BYTES];
     for to in Service::new("", 1).udp(0).udp_addresses() {
@@ -178,7 +182,7 @@ fn a_datagram_that_two_processors_meet_arrives() -> Result<()> {
             let ready = AtomicUsize::new(0);
             let half = |cpu, part| {
                 pod.netns.run(|| {
-                    stay_on(cpu)?;
+                    ensure!(stay_on(cpu), "this needs processor {cpu}");
                     ready.fetch_add(1, Ordering::SeqCst);
                     while ready.load(Ordering::SeqCst) < 2 {
                         std::hint::spin_loop();
@@ -245,10 +249,7 @@ fn a_fragment_whose_first_never_comes_is_counted_and_forgotten() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
-    let cluster = Cluster::new(Setup::tc(Wiring::Routed), |topology| {
-        let one = &topology.nodes[0];
-        vec![Service::new("near", 1).udp(0).endpoint(one, &one.pods[1])]
-    })?;
+    let cluster = near()?;
     let pod = cluster.pod(0, 0);
     let (node, agent) = (&cluster.node(0).netns, &cluster.agents[0]);
     ensure!(metric(node, LOST)? == 0);
@@ -284,12 +285,6 @@ fn open(to: SocketAddr) -> Result<UdpSocket> {
     let socket = UdpSocket::bind((any, 0)).context("bind")?;
     socket.set_read_timeout(Some(PATIENCE))?;
     Ok(socket)
-}
-
-fn stay_on(cpu: usize) -> Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu)?;
-    sched_setaffinity(Pid::from_raw(0), &cpus).context("stay on a CPU")
 }
 
 fn sent(fragments: &[Packet], order: &[usize]) -> Result<()> {

@@ -133,18 +133,21 @@ impl Kernel {
     /// A helper.
     pub(super) fn call(&mut self, helper: i32, arguments: [u64; 5]) -> Result<u64> {
         let [first, second, third, fourth, _] = arguments;
-        self.counts.helpers += 1;
+        let counter = match helper {
+            MAP_LOOKUP_ELEM if self.maps.get(&first).is_some_and(|map| map.hashed) => {
+                &mut self.counts.lookups
+            }
+            MAP_LOOKUP_ELEM => &mut self.counts.elements,
+            MAP_UPDATE_ELEM | MAP_DELETE_ELEM => &mut self.counts.changes,
+            _ => &mut self.counts.helpers,
+        };
+        *counter += 1;
         match helper {
             MAP_LOOKUP_ELEM => {
-                let hashed = self.maps.get(&first).context("no such map")?.hashed;
-                self.counts.helpers -= 1;
-                *(if hashed { &mut self.counts.lookups } else { &mut self.counts.elements }) += 1;
                 let key = self.key(first, second)?;
                 Ok(self.row(first, key)?.unwrap_or(0))
             }
             MAP_UPDATE_ELEM => {
-                self.counts.helpers -= 1;
-                self.counts.changes += 1;
                 let key = self.key(first, second)?;
                 if fourth == NOEXIST && self.row(first, key.clone())?.is_some() {
                     return Ok(FAILED);
@@ -156,8 +159,6 @@ impl Kernel {
                 Ok(0)
             }
             MAP_DELETE_ELEM => {
-                self.counts.helpers -= 1;
-                self.counts.changes += 1;
                 let key = self.key(first, second)?;
                 let was_there = self.row(first, key.clone())?.is_some();
                 self.rows.insert((first, key), None);

@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it prints a report")]
 
 use lb_tests::balance::{Disruption, Scene, Shares, WEIGHTS};
+use lb_tests::process;
 use lb_tests::prog::Rig;
 use lb_userspace::desired::Policy;
 use std::process::ExitCode;
@@ -78,9 +79,9 @@ fn round_robin(rig: &mut Rig, missed: &mut Missed) {
     let mut cpus = 1_u32;
     let mut scene = Scene::new(rig, Policy::RoundRobin, &WEIGHTS);
     let mut picked = scene.open(0..CONNECTIONS / 2);
-    cpus += u32::from(scene.stay_on(1));
+    cpus += u32::from(process::stay_on(1));
     picked.extend(scene.open(CONNECTIONS / 2..CONNECTIONS));
-    scene.stay_on(0);
+    process::stay_on(0);
     let shares = scene.shares(&picked);
     missed.check(
         shares.most_off() <= f64::from(cpus),

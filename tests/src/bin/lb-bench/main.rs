@@ -4,6 +4,7 @@
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it prints a report")]
 
+mod figures;
 mod measure;
 mod traffic;
 

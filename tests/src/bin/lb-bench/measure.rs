@@ -1,5 +1,6 @@
 //! Rounds of all ways one after the other, and their medians as multiples.
 
+use crate::figures::median;
 use anyhow::Result;
 use lb_tests::count::{Counter, Counts};
 use lb_tests::prog::Rig;
@@ -54,7 +55,7 @@ impl Table {
             rig.clear_flows();
             scene.establish(rig);
         }
-        let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
+        let medians: Vec<f64> = times.into_iter().map(median).collect();
         let of = |name: &str| {
             let place = paths.iter().position(|path| path.name == name);
             place.map_or(f64::NAN, |place| medians[place])
@@ -104,11 +105,6 @@ fn round(rig: &mut Rig, path: &Path, driver: &Driver) -> f64 {
         assert_eq!(begun(rig) - before, u64::from(packets), "{}", path.name);
     }
     f64::from(nanoseconds)
-}
-
-fn median(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 impl fmt::Display for Table {

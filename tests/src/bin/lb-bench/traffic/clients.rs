@@ -129,24 +129,31 @@ fn asked(
 ) -> Result<Asked> {
     let begin = Instant::now();
     let end = begin + time;
-    let nanoseconds = thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for (place, to) in (0..THREADS).zip(to.iter().cycle()) {
-            threads.push(scope.spawn(move || {
-                stay_on(place.into());
-                client(*to, place, end)
-            }));
-        }
-        let mut all = Vec::new();
-        for thread in threads {
-            match thread.join() {
-                Ok(times) => all.extend(times?),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok::<_, io::Error>(all)
+    let times = together(THREADS, to, move |to, place| {
+        stay_on(place.into());
+        client(to, place, end)
     })?;
+    let nanoseconds = times.concat();
     Ok(Asked { seconds: begin.elapsed().as_secs_f64(), nanoseconds })
+}
+
+/// Runs so many clients at once, each with its place and where it goes to.
+fn together<T: Send>(
+    count: u8,
+    to: &[SocketAddr],
+    client: impl Fn(SocketAddr, u8) -> io::Result<T> + Copy + Send,
+) -> io::Result<Vec<T>> {
+    thread::scope(|scope| {
+        let start = |(place, to): (u8, &SocketAddr)| {
+            let to = *to;
+            scope.spawn(move || client(to, place))
+        };
+        let threads: Vec<_> = (0..count).zip(to.iter().cycle()).map(start).collect();
+        let join = |thread: thread::ScopedJoinHandle<'_, io::Result<T>>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    })
 }
 
 /// A connection, a request, its answer, the end; nanoseconds of all of it, and who
@@ -225,24 +232,12 @@ fn stream(to: SocketAddr, time: Duration) -> Result<f64> {
 fn echoes(to: &[SocketAddr], time: Duration) -> Result<f64> {
     let begin = Instant::now();
     let end = begin + time;
-    let total = thread::scope(|scope| {
-        let mut threads = Vec::new();
-        for (place, to) in (0..SENDERS).zip(to.iter().cycle()) {
-            threads.push(scope.spawn(move || {
-                // Its server is on another processor.
-                stay_on(usize::from(place) + 1);
-                windows(*to, place, end)
-            }));
-        }
-        let mut total = 0;
-        for thread in threads {
-            match thread.join() {
-                Ok(count) => total += count?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok::<_, io::Error>(total)
+    let counts = together(SENDERS, to, move |to, place| {
+        // Its server is on another processor.
+        stay_on(usize::from(place) + 1);
+        windows(to, place, end)
     })?;
+    let total = counts.iter().sum();
     Ok(number(total) / begin.elapsed().as_secs_f64())
 }
 

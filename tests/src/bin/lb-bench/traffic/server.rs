@@ -3,8 +3,7 @@
 //! what comes back says which server answered.
 
 use anyhow::{Context as _, Result};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use lb_tests::process;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZero;
@@ -107,8 +106,5 @@ fn bulk(mut stream: TcpStream) -> io::Result<()> {
 /// more than what is between them. Should it fail, there is more noise.
 pub(crate) fn stay_on(place: usize) {
     let count = thread::available_parallelism().map_or(1, NonZero::get);
-    let mut set = CpuSet::new();
-    if set.set(place % count).is_ok() {
-        let _ = sched_setaffinity(Pid::from_raw(0), &set);
-    }
+    let _confined = process::stay_on(place % count);
 }

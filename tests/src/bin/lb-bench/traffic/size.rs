@@ -1,7 +1,8 @@
 //! The figures of all ways at one number of Services.
 
-use super::sample::{Metric, Sample, median, median_with_error};
+use super::sample::{Metric, Sample};
 use super::way::{Stage, Way};
+use crate::figures::{median, median_with_error};
 use serde_json::{Map, Value, json};
 use std::fmt;
 use std::time::Duration;
