@@ -190,11 +190,14 @@ fn node_ports_and_sources_follow_the_nodes_addresses() -> Result<()> {
     for address in new {
         let to: SocketAddr = (address, NODE_PORT).into();
         // Backends elsewhere answer the node: by the address that it has now.
-        let tally = deadline::until_ok("the new address", patient(LIMIT), || {
+        // The agent may hear of the new address a while before it hears that
+        // the old one is gone; until then, either is the node's.
+        deadline::until_ok("the new address", patient(LIMIT), || {
             let tally = Tally::of(client, Kind::Http, to, 24)?;
-            tally.expect(&EVERY).map(|()| tally)
+            tally.expect(&EVERY)?;
+            ensure!(tally.peers.contains(&address), "{to}: {:?}", tally.peers);
+            Ok(())
         })?;
-        ensure!(tally.peers.contains(&address), "{to}: {:?}", tally.peers);
     }
     let gone = Tally::of(client, Kind::Http, (old, NODE_PORT).into(), 1)?;
     ensure!(gone.answered() == 0, "the old address answers still: {gone}");
