@@ -96,8 +96,9 @@ pub struct Flow<A> {
     pub flags: u8,
     /// IP protocol number.
     pub proto: u8,
-    /// 1 once the flow does not count as open any more. Only in the row under
-    /// [`Flow::reverse_key`]; in the others always 0.
+    /// In the row under [`Flow::reverse_key`], 1 once the flow does not count as
+    /// open any more; in the row under [`Flow::restore_key`], 1 while a CPU takes
+    /// its port for another flow; in the others always 0.
     pub ended: u8,
     /// The client's address.
     pub client: A,

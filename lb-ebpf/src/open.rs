@@ -18,7 +18,7 @@ use crate::maps::{LB_BACKENDS, LB_OPEN, LB_SERVICES};
 
 /// [`Flow::ended`] in the word that begins with [`Flow::tcp`]: its other bytes
 /// are written one by one, and this leaves them alone.
-const ENDED: u64 = u64::from_ne_bytes([0, 0, 0, 1, 0, 0, 0, 0]);
+pub(crate) const ENDED: u64 = u64::from_ne_bytes([0, 0, 0, 1, 0, 0, 0, 0]);
 
 /// How many connections a backend has.
 #[inline(always)]

@@ -6,13 +6,15 @@
 //! nobody from a port.
 
 use lb_common::flow::{TIME_WAIT, TOUCH_INTERVAL, flag};
+use lb_common::key::Direction;
 use lb_common::limits::{SNAT_DRAWS, SNAT_TRIES};
 use lb_common::{BePort, Flow, FlowKey, Tuple, pressure, tcp};
 
 use crate::family::Family;
 use crate::flows::{Failure, add, random_port, remove, same_run, scratch};
 use crate::maps::Scratch;
-use crate::{globals, stats, words};
+use crate::open::ENDED;
+use crate::{atomic, globals, stats, words};
 
 /// The port behind this one in the range, the first behind the last.
 #[inline(always)]
@@ -38,6 +40,7 @@ pub(crate) fn masquerade<A: Family>(
     unsafe { words::copy(row, flow) };
     flow.snat = snat;
     flow.flags |= flag::RESTORE;
+    flow.ended = 0;
     let mut spare = Spare { port: BePort::NONE, silent: KEEPS };
     let mut n = 0;
     while n < SNAT_TRIES {
@@ -53,16 +56,15 @@ pub(crate) fn masquerade<A: Family>(
         };
         if reserve(flow, key, draws.then_some(&mut spare)) {
             if !in_use(&flow.masqueraded().reversed()) {
-                row.snat = snat;
-                row.snat_port = flow.snat_port;
-                if let Some(twin) = A::flows().get_ptr_mut(other) {
-                    // SAFETY: the kernel keeps the element's memory valid for this run.
-                    let twin = unsafe { &mut *twin };
-                    if same_run(twin, flow) {
-                        twin.snat = snat;
-                        twin.snat_port = flow.snat_port;
-                    }
-                }
+                let twin = A::flows().get_ptr_mut(other);
+                // SAFETY: the kernel keeps the element's memory valid for this run.
+                let twin = twin.map(|twin| unsafe { &mut *twin });
+                note(
+                    row,
+                    twin.filter(|twin| same_run(twin, flow)),
+                    (snat, flow.snat_port),
+                    other.direction,
+                );
                 return Ok(());
             }
             remove(key);
@@ -70,6 +72,27 @@ pub(crate) fn masquerade<A: Family>(
         n += 1;
     }
     Err(Failure::NoPort)
+}
+
+/// Notes the flow's source in two rows, of which `twin` is the one under the key with
+/// this direction. The reverse row comes last: by it others see that the port is
+/// noted, and may be taken.
+#[inline(always)]
+fn note<A: Family>(
+    row: &mut Flow<A>,
+    mut twin: Option<&mut Flow<A>>,
+    source: (A, BePort),
+    direction: u8,
+) {
+    let set = |row: &mut Flow<A>| (row.snat, row.snat_port) = source;
+    let twin_last = direction == Direction::Egress as u8;
+    if !twin_last && let Some(twin) = twin.as_deref_mut() {
+        set(twin);
+    }
+    set(row);
+    if twin_last && let Some(twin) = twin {
+        set(twin);
+    }
 }
 
 /// Of the ports that were drawn, the one whose holder is silent for longest.
@@ -92,19 +115,26 @@ fn reserve<A: Family>(flow: &Flow<A>, key: &mut FlowKey<A>, spare: Option<&mut S
     if add(key, flow) {
         return true;
     }
-    let Some(holder) = A::flows().get_ptr(&*key) else { return false };
+    let Some(holder) = A::flows().get_ptr_mut(&*key) else { return false };
     // SAFETY: the kernel keeps the element's memory valid for this run.
-    let holder = unsafe { &*holder };
+    let holder = unsafe { &mut *holder };
+    // Another CPU may want it too, and would remove what this one adds: who
+    // claims the row first looks at it, and the other one goes on.
+    if !claim(holder) {
+        return false;
+    }
     let silent = silence(flow, holder, key);
     if let Some(spare) = spare
         && silent < TIME_WAIT
     {
+        give_back(holder);
         if silent > spare.silent {
             *spare = Spare { port: flow.snat_port, silent };
         }
         return false;
     }
     if silent == KEEPS {
+        give_back(holder);
         return false;
     }
     if silent < TIME_WAIT {
@@ -115,10 +145,24 @@ fn reserve<A: Family>(flow: &Flow<A>, key: &mut FlowKey<A>, spare: Option<&mut S
     forget_snat(key, holder);
     *key = holder.forward_key();
     forget_snat(key, holder);
-    // Another CPU may want it too: whoever adds first has it.
     *key = flow.restore_key();
     remove(key);
     add(key, flow)
+}
+
+/// Claims the row that reserves a port, unless another CPU has.
+#[inline(always)]
+fn claim<A: Family>(row: &mut Flow<A>) -> bool {
+    // SAFETY: the word that holds these bytes is inside the row, and aligned.
+    let before = unsafe { atomic::set((&raw mut row.tcp).cast(), ENDED) };
+    before & ENDED == 0
+}
+
+/// The row keeps the port.
+#[inline(always)]
+fn give_back<A: Family>(row: &mut Flow<A>) {
+    // SAFETY: the word that holds these bytes is inside the row, and aligned.
+    unsafe { atomic::clear((&raw mut row.tcp).cast(), ENDED) };
 }
 
 /// For how many nanoseconds the holder of a port that `flow` wants has been

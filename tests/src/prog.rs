@@ -36,6 +36,7 @@ mod family;
 mod flows;
 pub mod net;
 pub mod paths;
+mod race;
 mod random;
 mod rows;
 mod tap;

@@ -2,12 +2,14 @@
 //! and only there.
 
 use lb_common::tcp::flag;
-use lb_common::{Interface, Verdict};
-use lb_tests::packet::Packet;
+use lb_common::{Interface, V4, V6, Verdict};
+use lb_tests::packet::{Packet, parse};
 use lb_tests::prog::net::{POD, POD_2, Port, TUNNEL, UPLINK, UPLINK_2};
-use lb_tests::prog::{Case, Installed, Rig, SCARCE_PORTS, SNAT_PORTS, ServiceSpec};
+use lb_tests::prog::{
+    Case, Family, Installed, Prog, Rig, SCARCE_PORTS, SNAT_PORTS, ServiceSpec, action,
+};
 use std::collections::BTreeSet;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 fn node_port(rig: &mut Rig, case: Case, backends: &[SocketAddr]) -> Installed {
     rig.clear_flows();
@@ -354,5 +356,46 @@ fn a_port_that_a_socket_of_the_node_uses_is_left_to_it() {
         let (source, _) = step.tuple(Verdict::SourceTranslated);
         let free = taken.iter().all(|socket| socket.local_addr().ok() != Some(source));
         assert!(free, "{}", step.describe());
+    }
+}
+
+/// Two processors want the port that is silent for longest at the same moment: one
+/// of them has it, and the other's flow does not believe that it has.
+#[test]
+fn a_port_that_two_processors_want_is_one_flows() {
+    /// The clients among these whose flows send from this port.
+    fn users<A: Family>(rig: &Rig, clients: [IpAddr; 2], port: u16) -> BTreeSet<IpAddr> {
+        let flows = rig.flows::<A>().into_iter().map(|(_, flow)| flow);
+        flows
+            .filter(|flow| flow.snat_port.get() == port)
+            .map(|flow| flow.client.into())
+            .filter(|client| clients.contains(client))
+            .collect()
+    }
+    let Some(mut rig) = Rig::take_scarce() else { return };
+    for case in Case::ethernet() {
+        node_port(&mut rig, case, &[case.pod(2, 10, 8080)]);
+        let front = case.node(UPLINK, 30_080);
+        for round in 0..200_u16 {
+            let clients = [1, 2].map(|n| case.outside(n, 2000 + round));
+            let frames =
+                clients.map(|client| case.open(client, front).macs(UPLINK.entering()).bytes());
+            let ran = rig.at_once(Prog::Xdp, UPLINK.index, frames.each_ref().map(Vec::as_slice));
+            let ports = ran.map(|(action, frame)| {
+                assert_eq!(action, action::XDP_TX, "{case:?}");
+                parse(&frame, true).expect("readable").src.port()
+            });
+            if ports[0] != ports[1] {
+                continue;
+            }
+            let clients = clients.map(|client| client.ip());
+            let users = if case.v6 {
+                users::<V6>(&rig, clients, ports[0])
+            } else {
+                users::<V4>(&rig, clients, ports[0])
+            };
+            // The later one may have it from the earlier, who knows that then.
+            assert!(users.len() <= 1, "{case:?}: {users:?} send from port {}", ports[0]);
+        }
     }
 }
