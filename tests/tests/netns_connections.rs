@@ -80,10 +80,15 @@ fn connections<A: FlowFamily>() -> Result<()> {
         Ok(())
     })?;
     let netns = &cluster.node(0).netns;
-    ensure!(metric(netns, "lb_flows_expired_total{reason=\"closed\"}")? == 1);
-    ensure!(metric(netns, "lb_flows_expired_total{reason=\"idle\"}")? == 0);
     let label = format!("family=\"{}\",proto=\"UDP\",state=\"active\"", A::NAME);
-    ensure!(metric(netns, &format!("lb_flows{{{label}}}"))? == 1);
+    let flows = format!("lb_flows{{{label}}}");
+    // The rows go while the agent walks through the table, the numbers come after.
+    deadline::until_ok("the numbers of the walk", SWEPT, || {
+        ensure!(metric(netns, "lb_flows_expired_total{reason=\"closed\"}")? == 1);
+        ensure!(metric(netns, "lb_flows_expired_total{reason=\"idle\"}")? == 0);
+        ensure!(metric(netns, &flows)? == 1);
+        Ok(())
+    })?;
     // The client's port is free again.
     let again = pod.run(|| Connection::open_from(ended.port(), front)?.get())??;
     ensure!(again.backend == "pod-2a");
