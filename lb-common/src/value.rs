@@ -218,8 +218,11 @@ pub struct Interface {
     pub snat_v6: [u32; 4],
     /// Its link-layer address; zeros if it has none.
     pub mac: [u8; 6],
+    /// 1 for a veth whose other end is in another network namespace, so that
+    /// packets may be put in there past the stack.
+    pub peer: u8,
     /// Always 0.
-    pub pad: [u8; 2],
+    pub pad: [u8; 1],
 }
 
 /// Counters of a Service port or of a backend, per CPU.

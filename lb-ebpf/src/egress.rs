@@ -45,7 +45,9 @@ pub(crate) fn decide<A: Family>(
     if source & BACKEND != 0
         && let Some(row) = flows::find(tuple, packet.proto, Direction::Egress)
     {
-        return reply(packet, departure, row, to);
+        *to = reply(packet, row, departure.now, departure.size);
+        let direct = row.flags & flag::DIRECT != 0;
+        return if direct { Verdict::Passed } else { Verdict::Returned };
     }
     if destination & BACKEND != 0
         && let Some(row) = flows::find(tuple.reversed(), packet.proto, Direction::Egress)
@@ -58,21 +60,19 @@ pub(crate) fn decide<A: Family>(
     service_addr::leaving(tuple.dst, turns_back)
 }
 
-/// A reply on its way to the client.
+/// A reply on its way to the client, noted and counted; what it must become.
 #[inline(always)]
-fn reply<A: Family>(
+pub(crate) fn reply<A: Family>(
     packet: &Packet<A>,
-    departure: &Departure,
     row: &mut Flow<A>,
-    to: &mut Tuple<A>,
-) -> Verdict {
-    flows::note(row, Flow::forward_key, tcp::From::Backend, packet.flags, departure.now);
-    *to = row.dialled().reversed();
-    if row.flags & flag::DIRECT != 0 {
-        return Verdict::Passed;
+    now: u64,
+    size: Size,
+) -> Tuple<A> {
+    flows::note(row, Flow::forward_key, tcp::From::Backend, packet.flags, now);
+    if row.flags & flag::DIRECT == 0 {
+        stats::packet_out(row, size);
     }
-    stats::packet_out(row, departure.size);
-    Verdict::Returned
+    row.dialled().reversed()
 }
 
 /// A packet on its way to the backend.

@@ -11,7 +11,7 @@ use crate::maps::LB_INTERFACES;
 use crate::packet::Packet;
 use crate::select::Client;
 use crate::stats::Size;
-use crate::{bystanders, clients, filter, globals, select, service_addr, stats, words};
+use crate::{bystanders, clients, filter, globals, select, service_addr, skip, stats, words};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -28,6 +28,11 @@ pub(crate) struct Arrival {
 pub(crate) enum Step {
     /// It is of a flow that there is: it becomes what `to` says.
     Known(Verdict),
+    /// Likewise, and the flow's packets may go past the stack.
+    Onward,
+    /// It may be the reply of a flow whose packets may go past the stack; for the
+    /// stack it has its verdict, and stays as it is.
+    Back(Verdict),
     /// It has its verdict, and stays as it is.
     Done(Verdict),
     /// The flow in the scratch row begins with it.
@@ -46,13 +51,17 @@ pub(crate) fn decide<A: Family>(
     let socket = filter::socket(packet.tuple.dst, packet.tuple.dport, packet.proto);
     let address = filter::address(packet.tuple.dst);
     if !concerns(packet.tuple.dport, socket, address) {
-        return Step::Done(service_addr::stranger(packet.tuple.dst, address));
+        let verdict = service_addr::stranger(packet.tuple.dst, address);
+        let replies = || filter::socket(packet.tuple.src, packet.tuple.sport, packet.proto);
+        let back = skip::is_wanted() && verdict == Verdict::Passed && replies() & BACKEND != 0;
+        return if back { Step::Back(verdict) } else { Step::Done(verdict) };
     }
     let arrival = &arrival();
     if let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Ingress)
         && let Some(verdict) = known(packet, arrival, row, to)
     {
-        return Step::Known(verdict);
+        let onward = skip::is_wanted() && verdict == Verdict::Forwarded && skip::may(row);
+        return if onward { Step::Onward } else { Step::Known(verdict) };
     }
     if socket & FRONTEND != 0 {
         let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);

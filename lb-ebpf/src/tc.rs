@@ -5,7 +5,7 @@
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
 use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
-use lb_common::{Hook, Tuple, V4, V6, Verdict};
+use lb_common::{Direction, Hook, Tuple, V4, V6, Verdict};
 
 use crate::begin::{self, Made};
 use crate::datagrams::DatagramFamily;
@@ -19,8 +19,9 @@ use crate::limit::{self, Answer};
 use crate::log;
 use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Parsed, Window};
 use crate::rewrite::{self, RewriteFamily};
+use crate::skip::{self, Hops, Past};
 use crate::stats::{self, Size};
-use crate::{filter, portless, refuse, service_addr, sockets};
+use crate::{ETHERNET, filter, flows, portless, refuse, service_addr, sockets};
 
 /// Lets programs behind ours and the qdisc go on: `TC_ACT_UNSPEC`, which tcx
 /// calls `TCX_NEXT`.
@@ -34,7 +35,7 @@ const LINEAR: u32 = 14 + 40 + 60 + 20;
 const PACKET_OTHERHOST: u32 = 3;
 
 /// What both families need, to write the hooks once.
-trait TcFamily: Family + RewriteFamily + DatagramFamily + IcmpFamily + QuoteFamily {}
+trait TcFamily: Family + RewriteFamily + DatagramFamily + IcmpFamily + QuoteFamily + Hops {}
 
 impl TcFamily for V4 {}
 impl TcFamily for V6 {}
@@ -119,6 +120,14 @@ fn ingress_family<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
     if next == BEGIN {
         next = begun::<A, L3>(skb, begin::rows::<A>());
     }
+    if L3 == ETHERNET && skip::is_wanted() {
+        if next == ONWARD {
+            return onward::<A>(skb);
+        }
+        if next == BACK {
+            return back::<A>(skb);
+        }
+    }
     if next == APPLY { applied::<A, L3>(skb) } else { next }
 }
 
@@ -126,6 +135,11 @@ fn ingress_family<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
 const BEGIN: i32 = i32::MAX;
 /// Stands for the action where a verdict was noted that is yet to be applied.
 const APPLY: i32 = i32::MAX - 1;
+
+/// Stands for the action where the packet may go to its backend past the stack.
+const ONWARD: i32 = i32::MAX - 2;
+/// Likewise to its client, if it is a reply.
+const BACK: i32 = i32::MAX - 3;
 
 /// What the packet meets until a flow begins with it, or until its verdict.
 #[inline(never)]
@@ -138,6 +152,35 @@ fn entering<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
 fn begun<A: TcFamily, const L3: usize>(skb: *mut __sk_buff, made: Made) -> i32 {
     let Some(Parsed { packet, to }) = family::parsed::<A>() else { return TC_ACT_SHOT };
     to_apply::<A>(begin::verdict(made, size(&TcContext::new(skb), packet, L3), to))
+}
+
+/// A packet to a backend, past the stack if there is a way.
+#[inline(never)]
+fn onward<A: TcFamily>(skb: *mut __sk_buff) -> i32 {
+    let Some(Parsed { packet, to }) = family::parsed::<A>() else { return TC_ACT_SHOT };
+    let past = Past::find(skb, packet, to);
+    let verdict = rewrite::apply(skb, packet, to, Verdict::Forwarded, ETHERNET);
+    let action = finish(Hook::Ingress, verdict);
+    past.filter(|_| action == NEXT).map_or(action, |past| past.take::<A>(skb))
+}
+
+/// A packet of a backend: to its client past the stack, if it is a reply and there is
+/// a way, and else to the stack, untouched. The client's edge would have translated
+/// it and counted it: that is done here.
+#[inline(never)]
+fn back<A: TcFamily>(skb: *mut __sk_buff) -> i32 {
+    let Some(Parsed { packet, to }) = family::parsed::<A>() else { return TC_ACT_SHOT };
+    let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Egress) else {
+        return finish(Hook::Ingress, Verdict::Passed);
+    };
+    let reply = row.dialled().reversed();
+    let past = if skip::may(row) { Past::find(skb, packet, &reply) } else { None };
+    let Some(past) = past else { return finish(Hook::Ingress, Verdict::Passed) };
+    let size = size(&TcContext::new(skb), packet, ETHERNET);
+    *to = egress::reply(packet, row, now(), size);
+    let verdict = rewrite::apply(skb, packet, to, Verdict::Returned, ETHERNET);
+    let action = finish(Hook::Ingress, verdict);
+    if action == NEXT { past.take::<A>(skb) } else { action }
 }
 
 #[inline(always)]
@@ -190,6 +233,9 @@ fn decide_entering<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
         });
         return match step {
             Step::Begin => BEGIN,
+            Step::Onward if packet.fragment == Fragment::Whole && L3 == ETHERNET => ONWARD,
+            Step::Onward => to_apply::<A>(Verdict::Forwarded),
+            Step::Back(_) if packet.fragment == Fragment::Whole && L3 == ETHERNET => BACK,
             // At once: most packets are of these kinds.
             Step::Known(verdict) if packet.fragment == Fragment::Whole => {
                 finish(Hook::Ingress, rewrite::apply(skb(ctx), packet, to, verdict, L3))
@@ -197,7 +243,9 @@ fn decide_entering<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
             Step::Done(verdict) if packet.fragment == Fragment::Whole && !verdict.is_refusal() => {
                 finish(Hook::Ingress, verdict)
             }
-            Step::Known(verdict) | Step::Done(verdict) => to_apply::<A>(verdict),
+            Step::Known(verdict) | Step::Back(verdict) | Step::Done(verdict) => {
+                to_apply::<A>(verdict)
+            }
         };
     }
     let verdict = portless::ingress(skb(ctx), packet, L3);

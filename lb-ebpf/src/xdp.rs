@@ -2,25 +2,23 @@
 //! buffer. What it cannot finish goes to the stack untouched, where TC meets
 //! it with the same maps.
 
-use aya_ebpf::bindings::{bpf_fib_lookup, xdp_action, xdp_md};
-use aya_ebpf::helpers::{bpf_fib_lookup as fib_lookup, bpf_ktime_get_coarse_ns, bpf_redirect};
+use aya_ebpf::bindings::{xdp_action, xdp_md};
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect};
 use aya_ebpf::programs::XdpContext;
 use lb_common::filter::FRONTEND;
 use lb_common::flow::flag;
 use lb_common::value::role;
-use lb_common::{
-    Direction, Flow, FrontendKey, Hook, Interface, Tuple, V4, V6, Verdict, proto, tcp,
-};
+use lb_common::{Direction, Flow, FrontendKey, Hook, Tuple, V4, V6, Verdict, proto, tcp};
 
 use crate::ETHERNET;
 use crate::begin::{self, Made};
 use crate::family::{self, Family};
 use crate::ingress::{self, Arrival};
-use crate::maps::{LB_INTERFACES, LB_ROUTE};
 use crate::packet::{ETHERTYPE_V4, ETHERTYPE_V6, Fragment, Packet, Parsed, V6_LEN, Window};
-use crate::rewrite_frame::{self, FrameFamily, Macs};
+use crate::rewrite_frame::{self, FrameFamily};
+use crate::route::{Way, interface};
 use crate::stats::{self, Size};
-use crate::{filter, flows, service_addr, snat, sockets, words};
+use crate::{filter, flows, service_addr, snat, sockets};
 
 /// What both families need, to write the hook once.
 trait XdpFamily: Family + FrameFamily {
@@ -210,11 +208,11 @@ fn forward<A: XdpFamily>(
         return Err(Verdict::HandedOver);
     }
     let &Arrival { ifindex, now, size } = arrival;
-    let way = Way::find(ctx, row.routed(), packet, ifindex).ok_or(Verdict::HandedOver)?;
+    let way = way(ctx, row.routed(), packet, ifindex).ok_or(Verdict::HandedOver)?;
     // Before the row looks as if it had just been used.
     flows::note(row, Flow::reverse_key, tcp::From::Client, packet.flags, now);
     if !row.has_snat() {
-        let interface = interface(way.0.ifindex).ok_or(Verdict::HandedOver)?;
+        let interface = interface(way.ifindex()).ok_or(Verdict::HandedOver)?;
         let source = A::snat_of(&interface);
         if interface.role == role::POD || source == A::NONE {
             return Err(Verdict::HandedOver);
@@ -226,7 +224,7 @@ fn forward<A: XdpFamily>(
         })
         .map_err(|failure| stats::no_port(service, ingress::failed(failure)))?;
     }
-    let action = way.take(ifindex).ok_or(Verdict::HandedOver)?;
+    let action = take(&way, ifindex).ok_or(Verdict::HandedOver)?;
     rewrite_frame::frame(window, packet, &row.masqueraded(), &way.macs())
         .ok_or(Verdict::HandedOver)?;
     stats::packet_in(row, size);
@@ -243,8 +241,8 @@ fn returned<A: XdpFamily>(
     arrival: &Arrival,
 ) -> Result<(Verdict, u32), Verdict> {
     let to = row.dialled().reversed();
-    let way = Way::find(ctx, to, packet, arrival.ifindex).ok_or(Verdict::HandedOver)?;
-    let action = way.take(arrival.ifindex).ok_or(Verdict::HandedOver)?;
+    let way = way(ctx, to, packet, arrival.ifindex).ok_or(Verdict::HandedOver)?;
+    let action = take(&way, arrival.ifindex).ok_or(Verdict::HandedOver)?;
     rewrite_frame::frame(window, packet, &to, &way.macs()).ok_or(Verdict::HandedOver)?;
     if flows::note(row, Flow::forward_key, tcp::From::Backend, packet.flags, arrival.now) {
         flows::touch(&row.reverse_key(), row);
@@ -289,62 +287,22 @@ fn is_for(window: Window, ifindex: u32) -> bool {
     }
 }
 
+/// The way of a frame; `None` if the stack must see to it.
 #[inline(always)]
-fn interface(ifindex: u32) -> Option<Interface> {
-    // SAFETY: the row is copied at once; the agent replaces rows whole.
-    unsafe { LB_INTERFACES.get(&ifindex) }.copied()
+fn way<A: Family>(ctx: &XdpContext, to: Tuple<A>, packet: &Packet<A>, ifindex: u32) -> Option<Way> {
+    Way::find(ctx.ctx.cast(), to, packet.proto, packet.len as u16, ifindex)
 }
 
-/// The next hop of a packet, where the kernel wrote it.
-struct Way(&'static bpf_fib_lookup);
-
-impl Way {
-    /// Asks the routing table, with the neighbour's address. `None` if the
-    /// stack must see to it: no route, no neighbour yet, too big, a local
-    /// destination, forwarding switched off, a hop limit that ends here.
-    #[inline(always)]
-    fn find<A: XdpFamily>(
-        ctx: &XdpContext,
-        to: Tuple<A>,
-        packet: &Packet<A>,
-        ifindex: u32,
-    ) -> Option<Self> {
-        /// `BPF_FIB_LKUP_RET_SUCCESS`.
-        const SUCCESS: i64 = 0;
-        let room = LB_ROUTE.get_ptr_mut(0)?;
-        // The kernel wants unused parts zero.
-        // SAFETY: this CPU's only user of the room is this run.
-        unsafe { words::clear(room) };
-        let room: *mut bpf_fib_lookup = room.cast();
-        // SAFETY: as above; a C structure of integers, as long as the room.
-        let params = unsafe { &mut *room };
-        params.family = A::AF;
-        params.l4_protocol = packet.proto;
-        params.__bindgen_anon_1.tot_len = packet.len as u16;
-        params.ifindex = ifindex;
-        A::set_fib(params, to.src, to.dst);
-        let size = size_of::<bpf_fib_lookup>() as i32;
-        // SAFETY: context and parameters are valid, and the size is theirs.
-        let result = unsafe { fib_lookup(ctx.ctx.cast(), room, size, 0) };
-        (result == SUCCESS).then_some(Self(params))
+/// The action that sends a frame this way; `None` if the interface takes no frames
+/// from XDP programs.
+#[inline(always)]
+fn take(way: &Way, arrived_on: u32) -> Option<u32> {
+    if way.ifindex() == arrived_on {
+        return Some(xdp_action::XDP_TX);
     }
-
-    #[inline(always)]
-    fn macs(&self) -> Macs {
-        Macs { dst: self.0.dmac, src: self.0.smac }
+    if interface(way.ifindex())?.xdp == 0 {
+        return None;
     }
-
-    /// The action that sends a frame this way; `None` if the interface takes
-    /// no frames from XDP programs.
-    #[inline(always)]
-    fn take(&self, arrived_on: u32) -> Option<u32> {
-        if self.0.ifindex == arrived_on {
-            return Some(xdp_action::XDP_TX);
-        }
-        if interface(self.0.ifindex)?.xdp == 0 {
-            return None;
-        }
-        // SAFETY: the helper has no preconditions.
-        Some(unsafe { bpf_redirect(self.0.ifindex, 0) as u32 })
-    }
+    // SAFETY: the helper has no preconditions.
+    Some(unsafe { bpf_redirect(way.ifindex(), 0) as u32 })
 }

@@ -2,7 +2,8 @@
 //! against what is on record: it gives up at a million, and what it costs grows
 //! by surprise. `cargo xtask test-kernels --record` writes the record.
 
-use lb_userspace::dataplane::{DataplaneError, HookOptions, MapSizes, Probe, probe};
+use lb_common::names;
+use lb_userspace::dataplane::{DataplaneError, Delivery, HookOptions, MapSizes, Probe, probe};
 use std::collections::BTreeMap;
 
 /// The record: a line of kernel series, then a line for each program.
@@ -16,7 +17,11 @@ const MARGIN: u64 = 20;
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Record<'a>(BTreeMap<&'a str, BTreeMap<&'a str, u64>>);
 
-/// Loads every program as the agent does by default.
+/// The TC program for packets that enter, as `--skip-stack` makes it: it has ways that
+/// are not there by default.
+const SKIPPING: &str = "lb_ingress:skip";
+
+/// Loads every program as the agent does by default, and [`SKIPPING`].
 pub fn load() -> Result<Vec<Probe>, DataplaneError> {
     // What the verifier does is the same for maps of every size.
     let sizes = MapSizes {
@@ -30,7 +35,12 @@ pub fn load() -> Result<Vec<Probe>, DataplaneError> {
         affinity: 64,
         prefixes: 64,
     };
-    probe(&HookOptions { sizes, ..HookOptions::new("/sys/fs/bpf/lb-budget") })
+    let mut options = HookOptions { sizes, ..HookOptions::new("/sys/fs/bpf/lb-budget") };
+    let mut probes = probe(&options, |_| true)?;
+    options.behaviour.delivery = Delivery::PastStack;
+    let skipping = probe(&options, |program| program == names::PROG_INGRESS)?;
+    probes.extend(skipping.into_iter().map(|found| Probe { program: SKIPPING, ..found }));
+    Ok(probes)
 }
 
 /// Why this count is too high on a kernel of this release, if it is.
@@ -77,7 +87,8 @@ fn series(release: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::{RECORD, Record, series};
+    use super::{RECORD, Record, SKIPPING, series};
+    use lb_common::names;
 
     #[test]
     fn a_release_belongs_to_a_series() {
@@ -102,6 +113,6 @@ mod tests {
     #[test]
     fn the_record_has_every_program() {
         let record = Record::parse(RECORD);
-        assert_eq!(record.0.len(), 5 + lb_common::names::PROGS_SOCKET.len());
+        assert_eq!(record.0.len(), 5 + names::PROGS_SOCKET.len() + [SKIPPING].len());
     }
 }

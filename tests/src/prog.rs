@@ -60,7 +60,7 @@ pub mod action {
     pub const TC_PASS: [u32; 2] = [u32::MAX, 0];
     /// `TC_ACT_SHOT`.
     pub const TC_DROP: u32 = 2;
-    /// `TC_ACT_REDIRECT`.
+    /// `TC_ACT_REDIRECT`: here or, past the stack, into a pod's namespace.
     pub const TC_REDIRECT: u32 = 7;
     /// `XDP_DROP`.
     pub const XDP_DROP: u32 = 1;
@@ -184,6 +184,8 @@ static BY_PREFIX: Shared = LazyLock::new(|| {
     let options = option::LOCAL_BY_PREFIX | option::REFUSE_NO_LOCAL;
     Mutex::new(Rig::load(&SNAT_PORTS, options))
 });
+static SKIPPING: Shared =
+    LazyLock::new(|| Mutex::new(Rig::load(&SNAT_PORTS, option::ANSWER_ECHO | option::SKIP_STACK)));
 static ROOMY: Shared = LazyLock::new(|| {
     let sizes = [(names::MAP_FLOWS_V4, ROOMY_FLOWS), (names::MAP_YOUNG_V4, ROOMY_FLOWS)];
     Mutex::new(Rig::load_sized(&SNAT_PORTS, 0, &sizes))
@@ -221,6 +223,11 @@ impl Rig {
     /// backend is, and tell local pods by their address.
     pub fn take_by_prefix() -> Option<MutexGuard<'static, Self>> {
         root_or_skip().then(|| Self::take_from(&BY_PREFIX))
+    }
+
+    /// Likewise a rig whose programs send packets past the stack.
+    pub fn take_skipping() -> Option<MutexGuard<'static, Self>> {
+        root_or_skip().then(|| Self::take_from(&SKIPPING))
     }
 
     /// Likewise a rig with [`SCARCE_PORTS`].

@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use std::str::FromStr;
 
-use crate::dataplane::{Behaviour, LocalPods, Masquerade};
+use crate::dataplane::{Behaviour, Delivery, LocalPods, Masquerade};
 use crate::netlink::LocalClients;
 
 /// What `lb agent` can be told about the behaviour of all Services.
@@ -26,6 +26,13 @@ pub struct BehaviourArgs {
     /// Whether pings to addresses of Services are answered, by the first node that they meet
     #[arg(long, value_name = "WHETHER", value_enum, default_value_t = Switch::On)]
     pub answer_ping: Switch,
+    /// Deliver packets to pods of this node past its network stack, once both sides have sent one
+    ///
+    /// Faster than routing. But after the first packet and the first answer nothing of the stack
+    /// sees a flow: no rule of iptables or nftables (those of network policies among them), no
+    /// connection tracking, no egress program or qdisc of the pod's interface.
+    #[arg(long)]
+    pub skip_stack: bool,
     /// When a client's address is replaced by this node's
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub masquerade: Masquerade,
@@ -132,6 +139,7 @@ impl BehaviourArgs {
             local_pods: self.local_pods(),
             refuse_no_local: self.no_local_endpoint == NoLocalEndpoint::Refuse,
             refuse_ping: !self.answer_ping.is_on(),
+            delivery: if self.skip_stack { Delivery::PastStack } else { Delivery::Routed },
         }
     }
 

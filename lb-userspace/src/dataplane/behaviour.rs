@@ -25,6 +25,16 @@ pub enum LocalPods {
     Unknown,
 }
 
+/// How packets get to pods of this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// Through the node's stack.
+    #[default]
+    Routed,
+    /// Past it, once a flow is answered.
+    PastStack,
+}
+
 /// How the programs treat clients.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Behaviour {
@@ -39,6 +49,8 @@ pub struct Behaviour {
     pub refuse_no_local: bool,
     /// Whether pings to addresses of Services are not answered.
     pub refuse_ping: bool,
+    /// How packets get to pods of this node.
+    pub delivery: Delivery,
 }
 
 impl Behaviour {
@@ -59,6 +71,9 @@ impl Behaviour {
         }
         if self.refuse_no_local {
             options |= option::REFUSE_NO_LOCAL;
+        }
+        if matches!(self.delivery, Delivery::PastStack) {
+            options |= option::SKIP_STACK;
         }
         options
     }

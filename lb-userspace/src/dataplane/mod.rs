@@ -34,7 +34,7 @@ mod teardown;
 mod verify;
 mod xdp;
 
-pub use behaviour::{Behaviour, LocalPods, Masquerade};
+pub use behaviour::{Behaviour, Delivery, LocalPods, Masquerade};
 pub use error::DataplaneError;
 pub(crate) use grace::wait_for_packets;
 pub use holder::Holder;

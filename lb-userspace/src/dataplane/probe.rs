@@ -15,15 +15,19 @@ pub struct Probe {
     pub verified: Result<Option<u32>, DataplaneError>,
 }
 
-/// Loads every program of the object over maps of its own. Fails if the maps
-/// can't be made.
-pub fn probe(options: &HookOptions) -> Result<Vec<Probe>, DataplaneError> {
+/// Loads the programs of the object that are wanted, by name, over maps of its own.
+/// Fails if the maps can't be made.
+pub fn probe(
+    options: &HookOptions,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Probe>, DataplaneError> {
     let mut programs = Programs::open(options, None)?;
     let classifiers =
         [names::PROG_INGRESS, names::PROG_EGRESS, names::PROG_INGRESS_L3, names::PROG_EGRESS_L3];
     let sockets = names::PROGS_SOCKET.map(|(name, _)| name);
     let every = classifiers.into_iter().chain([names::PROG_XDP]).chain(sockets);
     Ok(every
+        .filter(|program| wanted(program))
         .map(|program| {
             let info = if program == names::PROG_XDP {
                 programs.xdp().map(|loaded| loaded.info())

@@ -2,7 +2,7 @@
 //! they run on. Written before a program is attached, removed after it is gone.
 
 use super::{DataplaneError, PinDir};
-use crate::netlink::{Link, Role};
+use crate::netlink::{Beyond, Link, Role};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use lb_common::names::MAP_INTERFACES;
 use lb_common::value::NODE_ITSELF;
@@ -66,11 +66,12 @@ pub(super) fn row_of(link: &Link, xdp: bool) -> Interface {
         role: link.role.number(),
         xdp: u8::from(xdp),
         local: u8::from(link.local_clients),
-        port: u8::from(link.bridge_port),
+        port: u8::from(link.beyond == Beyond::Bridge),
         snat_v4: link.snat_v4.map_or(0, |address| V4::from(address).0),
         snat_v6: link.snat_v6.map_or([0; 4], |address| V6::from(address).0),
         mac: link.mac.unwrap_or_default(),
-        pad: [0; 2],
+        peer: u8::from(link.beyond == Beyond::Namespace && link.role == Role::Pod),
+        pad: [0; 1],
     }
 }
 

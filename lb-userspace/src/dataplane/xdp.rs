@@ -81,6 +81,7 @@ pub(super) fn attach(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::Beyond;
 
     fn link(kind: Option<&str>, role: Role, has_mac: bool) -> Link {
         Link {
@@ -90,7 +91,7 @@ mod tests {
             role,
             has_mac,
             mac: None,
-            bridge_port: false,
+            beyond: Beyond::default(),
             local_clients: false,
             snat_v4: None,
             snat_v6: None,

@@ -35,6 +35,8 @@ pub struct LinkFacts {
     pub mac: Option<[u8; 6]>,
     /// Index of the bridge, bond or the like that this is a port of.
     pub master: Option<u32>,
+    /// Whether its other end, or what it stands on, is in another network namespace.
+    pub other_netns: bool,
     /// Whether it is up and has a carrier.
     pub running: bool,
 }
@@ -110,6 +112,7 @@ fn link(message: &Message) -> Option<LinkFacts> {
             libc::IFLA_ADDRESS => facts.mac = nla.value().try_into().ok(),
             libc::IFLA_IFNAME => facts.name = text(nla.value()),
             libc::IFLA_MASTER => facts.master = u32_at(nla.value(), 0),
+            libc::IFLA_LINK_NETNSID => facts.other_netns = true,
             libc::IFLA_LINKINFO => {
                 facts.kind = attributes(nla.value(), 0)
                     .find(|info| info.kind() == libc::IFLA_INFO_KIND)

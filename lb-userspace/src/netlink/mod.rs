@@ -59,6 +59,18 @@ impl fmt::Display for Role {
     }
 }
 
+/// What an interface leads to, as far as packets are treated differently for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Beyond {
+    /// Nothing special.
+    #[default]
+    Link,
+    /// It is a port of a bridge.
+    Bridge,
+    /// It is a veth whose other end is in another network namespace.
+    Namespace,
+}
+
 /// An interface to attach to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -74,8 +86,8 @@ pub struct Link {
     pub has_mac: bool,
     /// Its Ethernet address.
     pub mac: Option<[u8; 6]>,
-    /// Whether it is a port of a bridge.
-    pub bridge_port: bool,
+    /// What it leads to.
+    pub beyond: Beyond,
     /// Whether clients behind it are taken for pods of this node.
     pub local_clients: bool,
     /// Source of IPv4 flows that need this node's address here.

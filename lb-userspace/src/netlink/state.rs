@@ -4,7 +4,7 @@ use super::classify::{PolicyHints, classify};
 use super::decode::{Facts, LinkFacts};
 use super::source::Sources;
 use super::watch::{LocalClients, WatchOptions};
-use super::{Link, NetworkState, Role};
+use super::{Beyond, Link, NetworkState, Role};
 
 /// What the facts mean for Services.
 pub fn network_state(facts: &Facts, options: &WatchOptions) -> NetworkState {
@@ -46,12 +46,23 @@ fn attachable(
         role,
         has_mac,
         mac: link.mac,
-        bridge_port: master
-            .is_some_and(|master| matches!(master.kind.as_deref(), Some("bridge" | "openvswitch"))),
+        beyond: beyond(link, master),
         local_clients,
         snat_v4: sources.v4(link),
         snat_v6: sources.v6(link),
     })
+}
+
+fn beyond(link: &LinkFacts, master: Option<&LinkFacts>) -> Beyond {
+    let bridged =
+        |master: &LinkFacts| matches!(master.kind.as_deref(), Some("bridge" | "openvswitch"));
+    if master.is_some_and(bridged) {
+        Beyond::Bridge
+    } else if link.other_netns && link.kind.as_deref() == Some("veth") {
+        Beyond::Namespace
+    } else {
+        Beyond::Link
+    }
 }
 
 #[cfg(test)]
@@ -99,6 +110,18 @@ mod tests {
     fn namespaces_joined_by_hand_keep_the_addresses_of_clients() {
         let expected = [("vetha".into(), Role::Pod), ("vethb".into(), Role::Pod)];
         assert_eq!(roles(&facts(), &WatchOptions::default()), expected);
+    }
+
+    #[test]
+    fn a_veth_may_lead_to_a_bridge_or_into_a_namespace() {
+        let mut facts = facts();
+        for link in &mut facts.links {
+            link.other_netns = true;
+        }
+        let state = network_state(&facts, &WatchOptions::default());
+        let beyond = state.links.into_iter().map(|link| (link.name, link.beyond));
+        let expected = [("vetha".into(), Beyond::Namespace), ("vethb".into(), Beyond::Bridge)];
+        assert_eq!(beyond.collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -127,7 +127,8 @@ impl Port {
             snat_v4: v4.0,
             snat_v6: v6.0,
             mac: self.macs.dst,
-            pad: [0; 2],
+            peer: local,
+            pad: [0; 1],
         }
     }
 }
@@ -181,6 +182,8 @@ neigh add 198.51.100.3 lladdr 02:00:00:00:01:f3 dev up1 nud permanent
 neigh add 2001:db8:1::3 lladdr 02:00:00:00:01:f3 dev up1 nud permanent
 neigh add 10.244.1.10 lladdr 02:00:00:00:01:31 dev pod0 nud permanent
 neigh add fd00:10:244:1::a lladdr 02:00:00:00:01:31 dev pod0 nud permanent
+neigh add 10.244.1.20 lladdr 02:00:00:00:01:41 dev pod1 nud permanent
+neigh add fd00:10:244:1::14 lladdr 02:00:00:00:01:41 dev pod1 nud permanent
 ";
 
 /// Makes the namespace. The calling thread is in it afterwards.

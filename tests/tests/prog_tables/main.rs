@@ -24,6 +24,7 @@ mod lost;
 mod policy;
 mod refuse;
 mod sctp;
+mod skip;
 mod snat;
 mod stranger;
 mod unallocated;

@@ -22,7 +22,12 @@ use std::time::Duration;
 
 const PLAN: Plan =
     Plan { wiring: Wiring::Routed, nodes: 1, pods: 3, offload: true, naming: Naming::Unique };
-const AGENT: Options = Options { xdp: "off", tc: "auto", more: &[] };
+
+/// How the agent is told what a stage is about.
+const fn options(stage: Stage) -> Options {
+    let more: &[&str] = if matches!(stage, Stage::Skipping) { &["--skip-stack"] } else { &[] };
+    Options { xdp: "off", tc: "auto", more }
+}
 
 /// How long the agent may take to put many Services in force.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -57,7 +62,7 @@ impl Field {
     /// The stages that share a network.
     pub(crate) const SHARED: [&[Stage]; 4] = [
         &[Stage::Bare],
-        &[Stage::Again, Stage::Agent],
+        &[Stage::Again, Stage::Agent, Stage::Skipping],
         &[Stage::Rules(Mode::Nftables)],
         &[Stage::Rules(Mode::Iptables)],
     ];
@@ -75,7 +80,8 @@ impl Field {
         let services = field.services(count);
         for stage in stages {
             match stage {
-                Stage::Bare | Stage::Again => {}
+                // It is there already, for the agent.
+                Stage::Bare | Stage::Again | Stage::Skipping => {}
                 Stage::Agent => {
                     let others = manifest::items(&field.topology, &[]);
                     field.manifests.write("cluster.json", &Service::file(&services, others))?;
@@ -97,9 +103,9 @@ impl Field {
     }
 
     /// Starts the agent, and waits until every Service is in force.
-    pub(crate) fn start_agent(&mut self) -> Result<()> {
+    pub(crate) fn start_agent(&mut self, stage: Stage) -> Result<()> {
         let (netns, name) = (&self.node().netns, &self.node().name);
-        let agent = Agent::start_within(LIMIT, netns, name, self.manifests.path(), AGENT)?;
+        let agent = Agent::start_within(LIMIT, netns, name, self.manifests.path(), options(stage))?;
         let status = agent.status()?;
         let problems = status["problems"].as_array().context("no problems are told")?;
         if let Some(problem) = problems.first() {

@@ -92,7 +92,7 @@ fn measure(services: u32, options: &Options) -> Result<Size> {
         // What came first comes last in the next round.
         turns.reverse();
         for stages in turns {
-            if stages != [Stage::Agent] {
+            if !stages.iter().any(|stage| stage.has_agent()) {
                 turn(&fields, stages, options.time(), &mut size)?;
             } else if size.refused.is_none() {
                 with_agent(&mut fields, stages, options.time(), &mut size)?;
@@ -109,9 +109,10 @@ fn with_agent(
     time: Duration,
     size: &mut Size,
 ) -> Result<()> {
-    let place = fields.iter().position(|field| field.has(Stage::Agent));
+    let stage = *stages.first().context("no stage")?;
+    let place = fields.iter().position(|field| field.has(stage));
     let place = place.context("no network for the agent")?;
-    fields[place].start_agent()?;
+    fields[place].start_agent(stage)?;
     let (begin, before) = (Instant::now(), fields[place].agent_time()?);
     turn(fields, stages, time, size)?;
     size.agent_used += fields[place].agent_time()?.saturating_sub(before);

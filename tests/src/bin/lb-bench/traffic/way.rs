@@ -13,16 +13,19 @@ pub(crate) enum Stage {
     Again,
     /// Our agent with its programs.
     Agent,
+    /// Likewise, told to let packets skip the node's stack.
+    Skipping,
     /// kube-proxy's rules.
     Rules(Mode),
 }
 
 impl Stage {
     /// All of them, as they stand in the table.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Bare,
         Self::Again,
         Self::Agent,
+        Self::Skipping,
         Self::Rules(Mode::Nftables),
         Self::Rules(Mode::Iptables),
     ];
@@ -30,11 +33,17 @@ impl Stage {
     /// What takes turns without anything being started or ended, in the order of a
     /// round: the agent's hooks for sockets are met by every process of the machine,
     /// so no other way is measured while they are there.
-    pub(crate) const TURNS: [&[Self]; 3] = [
+    pub(crate) const TURNS: [&[Self]; 4] = [
         &[Self::Bare, Self::Rules(Mode::Nftables), Self::Rules(Mode::Iptables)],
         &[Self::Agent],
+        &[Self::Skipping],
         &[Self::Again],
     ];
+
+    /// Whether our agent runs.
+    pub(crate) const fn has_agent(self) -> bool {
+        matches!(self, Self::Agent | Self::Skipping)
+    }
 }
 
 /// Whether the client is a pod, or a process of the node.
@@ -67,9 +76,11 @@ impl Way {
         [From::Pod, From::Node].into_iter().flat_map(|from| Self::through(from, &Stage::ALL))
     }
 
-    /// Those of some stages.
+    /// Those of some stages. What a process of the node sends and gets goes through
+    /// the stack.
     pub(crate) fn through(from: From, stages: &[Stage]) -> impl Iterator<Item = Self> {
-        stages.iter().map(move |stage| Self { from, stage: *stage })
+        let ways = stages.iter().map(move |stage| Self { from, stage: *stage });
+        ways.filter(|way| way.from == From::Pod || way.stage != Stage::Skipping)
     }
 
     /// Whether clients go to the backends' own addresses.
@@ -85,6 +96,7 @@ impl fmt::Display for Way {
             (_, Stage::Again) => "direct again",
             (From::Pod, Stage::Agent) => "lb, by TC",
             (From::Node, Stage::Agent) => "lb, by socket hook",
+            (_, Stage::Skipping) => "lb, past the stack",
             (_, Stage::Rules(Mode::Iptables)) => "kube-proxy, iptables",
             (_, Stage::Rules(Mode::Nftables)) => "kube-proxy, nftables",
         };

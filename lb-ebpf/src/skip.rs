@@ -1,0 +1,113 @@
+//! Past the stack, where the agent was told so: a packet of an answered flow is put
+//! into the namespace of the pod that it is for, as if the pod's own end of its
+//! veth had received it. Routing, netfilter and the other end's egress programs
+//! are not passed. The first packet of a flow passes them all, and so does the
+//! first answer; what they don't let through keeps the flow from this.
+
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
+use aya_ebpf::helpers::bpf_redirect_peer;
+use lb_common::flow::flag;
+use lb_common::names::option;
+use lb_common::tcp::state;
+use lb_common::{Flow, Tuple, V4, V6};
+
+use crate::ETHERNET;
+use crate::family::Family;
+use crate::globals;
+use crate::packet::{Packet, V4_CHECKSUM, V4_TTL, V6_HOP_LIMIT};
+use crate::refuse::load;
+use crate::rewrite::store;
+use crate::route::{self, Way};
+
+/// Whether it is asked for: a constant, so that all of this is not there if not.
+#[inline(always)]
+pub(crate) fn is_wanted() -> bool {
+    globals::option(option::SKIP_STACK)
+}
+
+/// Whether packets of this flow may: the stack has let a packet of each side through,
+/// and the backend's edge has nothing to translate.
+#[inline(always)]
+pub(crate) fn may<A: Family>(row: &Flow<A>) -> bool {
+    row.flags & (flag::DIRECT | flag::MASQUERADE | flag::RESTORE) == 0
+        && !row.has_snat()
+        && row.tcp & state::REPLIED != 0
+}
+
+/// How the IP header of a family counts hops.
+pub(crate) trait Hops: Family {
+    /// Hop limit and the byte behind it.
+    fn hops(skb: *mut __sk_buff) -> Option<[u8; 2]>;
+    /// Puts in one hop less than `hops`.
+    fn hop(skb: *mut __sk_buff, hops: [u8; 2]) -> Option<()>;
+}
+
+impl Hops for V4 {
+    #[inline(always)]
+    fn hops(skb: *mut __sk_buff) -> Option<[u8; 2]> {
+        load(skb, ETHERNET + V4_TTL)
+    }
+
+    #[inline(always)]
+    fn hop(skb: *mut __sk_buff, hops: [u8; 2]) -> Option<()> {
+        use aya_ebpf::helpers::bpf_l3_csum_replace;
+        // Time to live and protocol share a word of the checksum.
+        let less = [hops[0] - 1, hops[1]];
+        let [from, to] = [hops, less].map(|word| u64::from(u16::from_ne_bytes(word)));
+        // SAFETY: the helper checks the offset.
+        if unsafe { bpf_l3_csum_replace(skb, (ETHERNET + V4_CHECKSUM) as u32, from, to, 2) } != 0 {
+            return None;
+        }
+        store(skb, ETHERNET + V4_TTL, &less[0], 0)
+    }
+}
+
+impl Hops for V6 {
+    #[inline(always)]
+    fn hops(skb: *mut __sk_buff) -> Option<[u8; 2]> {
+        load(skb, ETHERNET + V6_HOP_LIMIT)
+    }
+
+    #[inline(always)]
+    fn hop(skb: *mut __sk_buff, hops: [u8; 2]) -> Option<()> {
+        use aya_ebpf::bindings::BPF_F_RECOMPUTE_CSUM;
+        // What a device has summed over the packet changes with it.
+        store(skb, ETHERNET + V6_HOP_LIMIT, &(hops[0] - 1), BPF_F_RECOMPUTE_CSUM)
+    }
+}
+
+/// A way past the stack.
+pub(crate) struct Past {
+    way: Way,
+    hops: [u8; 2],
+}
+
+impl Past {
+    /// The way of a packet that will have the tuple `to`; `None` if it must go
+    /// through the stack: it is for no pod of this node, or its hops are used up.
+    #[inline(always)]
+    pub(crate) fn find<A: Hops>(
+        skb: *mut __sk_buff,
+        packet: &Packet<A>,
+        to: &Tuple<A>,
+    ) -> Option<Self> {
+        // SAFETY: the kernel keeps the context valid during the run.
+        let ifindex = unsafe { (*skb).ifindex };
+        let way = Way::find(skb.cast(), *to, packet.proto, 0, ifindex)?;
+        if way.ifindex() == ifindex || route::interface(way.ifindex())?.peer == 0 {
+            return None;
+        }
+        let hops = A::hops(skb)?;
+        (hops[0] > 1).then_some(Self { way, hops })
+    }
+
+    /// Sends the packet this way; the result is an action.
+    #[inline(always)]
+    pub(crate) fn take<A: Hops>(&self, skb: *mut __sk_buff) -> i32 {
+        if A::hop(skb, self.hops).is_none() || store(skb, 0, &self.way.macs(), 0).is_none() {
+            return TC_ACT_SHOT;
+        }
+        // SAFETY: the helper has no preconditions.
+        unsafe { bpf_redirect_peer(self.way.ifindex(), 0) as i32 }
+    }
+}
