@@ -49,7 +49,7 @@ impl XdpPass {
     pub fn attach(interface: &str) -> Result<Self> {
         let index = nix::net::if_::if_nametoindex(interface)
             .with_context(|| format!("find the interface {interface}"))?;
-        let program = bpf::load(BPF_PROG_TYPE_XDP, 0, 0, &PROGRAM)?;
+        let program = bpf::load(BPF_PROG_TYPE_XDP, 0, bpf::XDP_HAS_FRAGS, &PROGRAM)?;
         let create = Create {
             prog_fd: number(program.as_raw_fd())?,
             target_ifindex: index,

@@ -18,6 +18,7 @@ mod hash;
 mod icmp;
 mod icmp_error;
 mod icmp_stray;
+mod jumbo;
 mod least;
 mod loopback;
 mod lost;
