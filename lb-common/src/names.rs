@@ -162,6 +162,6 @@ pub mod option {
     pub const REFUSE_NO_LOCAL: u32 = 1 << 4;
     /// Answer pings to Service addresses.
     pub const ANSWER_ECHO: u32 = 1 << 5;
-    /// Packets of answered flows to pods of this node go past the stack.
+    /// Packets of answered flows go past the stack.
     pub const SKIP_STACK: u32 = 1 << 6;
 }

@@ -28,10 +28,11 @@ pub(crate) struct Arrival {
 pub(crate) enum Step {
     /// It is of a flow that there is: it becomes what `to` says.
     Known(Verdict),
-    /// Likewise, and the flow's packets may go past the stack.
-    Onward,
-    /// It may be the reply of a flow whose packets may go past the stack; for the
-    /// stack it has its verdict, and stays as it is.
+    /// Likewise, and the flow's packets may go past the stack: into a pod, or out by
+    /// an uplink only.
+    Onward { into_pod: bool },
+    /// It may be the reply of a flow whose packets may go past the stack. For the
+    /// stack it has its verdict, and becomes what `to` says.
     Back(Verdict),
     /// It has its verdict, and stays as it is.
     Done(Verdict),
@@ -60,8 +61,13 @@ pub(crate) fn decide<A: Family>(
     if let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Ingress)
         && let Some(verdict) = known(packet, arrival, row, to)
     {
-        let onward = skip::is_wanted() && verdict == Verdict::Forwarded && skip::may(row);
-        return if onward { Step::Onward } else { Step::Known(verdict) };
+        if skip::is_wanted() && verdict == Verdict::SourceRestored {
+            return Step::Back(verdict);
+        }
+        if skip::is_wanted() && verdict == Verdict::Forwarded && skip::may(row) {
+            return Step::Onward { into_pod: skip::may_into_pod(row) };
+        }
+        return Step::Known(verdict);
     }
     if socket & FRONTEND != 0 {
         let key = FrontendKey::new(packet.tuple.dst, packet.tuple.dport, packet.proto);

@@ -2,9 +2,9 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::bpf_fib_lookup;
+use aya_ebpf::bindings::{bpf_fib_lookup, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1};
 use aya_ebpf::helpers::bpf_fib_lookup as fib_lookup;
-use lb_common::{Interface, Tuple};
+use lb_common::{Interface, Tuple, V4};
 
 use crate::family::Family;
 use crate::maps::{LB_INTERFACES, LB_ROUTE};
@@ -51,6 +51,25 @@ impl Way {
     #[inline(always)]
     pub(crate) fn ifindex(&self) -> u32 {
         self.0.ifindex
+    }
+
+    /// The next hop there.
+    #[inline(always)]
+    pub(crate) fn neighbour(&self) -> bpf_redir_neigh {
+        let mut hop = bpf_redir_neigh {
+            nh_family: u32::from(self.0.family),
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 { ipv6_nh: [0; 4] },
+        };
+        // The kernel has put it in the place of the destination: of IPv6 perhaps for a
+        // packet of IPv4.
+        if u32::from(V4::AF) == hop.nh_family {
+            // SAFETY: the member of this family.
+            hop.__bindgen_anon_1.ipv4_nh = unsafe { self.0.__bindgen_anon_4.ipv4_dst };
+        } else {
+            // SAFETY: likewise.
+            hop.__bindgen_anon_1.ipv6_nh = unsafe { self.0.__bindgen_anon_4.ipv6_dst };
+        }
+        hop
     }
 
     /// The link-layer addresses there.

@@ -1,14 +1,16 @@
 //! Past the stack, where the agent was told so: a packet of an answered flow is put
 //! into the namespace of the pod that it is for, as if the pod's own end of its
-//! veth had received it. Routing, netfilter and the other end's egress programs
-//! are not passed. The first packet of a flow passes them all, and so does the
-//! first answer; what they don't let through keeps the flow from this.
+//! veth had received it, or is given to the uplink's neighbour. Routing and
+//! netfilter are not passed, nor the egress programs of a pod's interface; those of
+//! an uplink are. The first packet of a flow passes them all, and so does the first
+//! answer; what they don't let through keeps the flow from this.
 
-use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT};
-use aya_ebpf::helpers::bpf_redirect_peer;
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_SHOT, bpf_redir_neigh};
+use aya_ebpf::helpers::{bpf_redirect_neigh, bpf_redirect_peer};
 use lb_common::flow::flag;
 use lb_common::names::option;
 use lb_common::tcp::state;
+use lb_common::value::role;
 use lb_common::{Flow, Tuple, V4, V6};
 
 use crate::ETHERNET;
@@ -25,13 +27,20 @@ pub(crate) fn is_wanted() -> bool {
     globals::option(option::SKIP_STACK)
 }
 
-/// Whether packets of this flow may: the stack has let a packet of each side through,
-/// and the backend's edge has nothing to translate.
+/// `pkt_type` of a frame for the interface itself (linux/if_packet.h).
+const PACKET_HOST: u32 = 0;
+
+/// Whether packets of this flow may: the stack has let a packet of each side through.
 #[inline(always)]
 pub(crate) fn may<A: Family>(row: &Flow<A>) -> bool {
-    row.flags & (flag::DIRECT | flag::MASQUERADE | flag::RESTORE) == 0
-        && !row.has_snat()
-        && row.tcp & state::REPLIED != 0
+    row.flags & flag::DIRECT == 0 && row.tcp & state::REPLIED != 0
+}
+
+/// Whether the edge of a backend on this node has nothing to translate, and may be
+/// passed by.
+#[inline(always)]
+pub(crate) fn may_into_pod<A: Family>(row: &Flow<A>) -> bool {
+    row.flags & flag::MASQUERADE == 0 && !row.has_snat()
 }
 
 /// How the IP header of a family counts hops.
@@ -80,11 +89,14 @@ impl Hops for V6 {
 pub(crate) struct Past {
     way: Way,
     hops: [u8; 2],
+    /// Whether it leads into a pod's namespace; else it leads out by an uplink.
+    pub(crate) into_pod: bool,
 }
 
 impl Past {
     /// The way of a packet that will have the tuple `to`; `None` if it must go
-    /// through the stack: it is for no pod of this node, or its hops are used up.
+    /// through the stack: it is for the node itself, for a pod behind a bridge, its
+    /// hops are used up.
     #[inline(always)]
     pub(crate) fn find<A: Hops>(
         skb: *mut __sk_buff,
@@ -93,18 +105,35 @@ impl Past {
     ) -> Option<Self> {
         // SAFETY: the kernel keeps the context valid during the run.
         let ifindex = unsafe { (*skb).ifindex };
+        // What a port of a bridge gets may be for others behind the bridge.
+        // SAFETY: as above.
+        if unsafe { (*skb).pkt_type } != PACKET_HOST {
+            return None;
+        }
         let way = Way::find(skb.cast(), *to, packet.proto, 0, ifindex)?;
-        if way.ifindex() == ifindex || route::interface(way.ifindex())?.peer == 0 {
+        let interface = route::interface(way.ifindex())?;
+        let into_pod = interface.peer != 0;
+        let outward = interface.role == role::UPLINK && interface.mac != [0; 6];
+        if way.ifindex() == ifindex || !(into_pod || outward) {
             return None;
         }
         let hops = A::hops(skb)?;
-        (hops[0] > 1).then_some(Self { way, hops })
+        (hops[0] > 1).then_some(Self { way, hops, into_pod })
     }
 
     /// Sends the packet this way; the result is an action.
     #[inline(always)]
     pub(crate) fn take<A: Hops>(&self, skb: *mut __sk_buff) -> i32 {
-        if A::hop(skb, self.hops).is_none() || store(skb, 0, &self.way.macs(), 0).is_none() {
+        if A::hop(skb, self.hops).is_none() {
+            return TC_ACT_SHOT;
+        }
+        if !self.into_pod {
+            let mut hop = self.way.neighbour();
+            let size = size_of::<bpf_redir_neigh>() as i32;
+            // SAFETY: the parameters are valid, and the size is theirs.
+            return unsafe { bpf_redirect_neigh(self.way.ifindex(), &raw mut hop, size, 0) as i32 };
+        }
+        if store(skb, 0, &self.way.macs(), 0).is_none() {
             return TC_ACT_SHOT;
         }
         // SAFETY: the helper has no preconditions.

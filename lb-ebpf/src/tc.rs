@@ -121,11 +121,11 @@ fn ingress_family<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
         next = begun::<A, L3>(skb, begin::rows::<A>());
     }
     if L3 == ETHERNET && skip::is_wanted() {
-        if next == ONWARD {
-            return onward::<A>(skb);
+        if next == ONWARD || next == OUTWARD {
+            return onward::<A>(skb, u32::from(next == ONWARD));
         }
-        if next == BACK {
-            return back::<A>(skb);
+        if next == BACK || next == RESTORED {
+            return back::<A>(skb, u32::from(next == RESTORED));
         }
     }
     if next == APPLY { applied::<A, L3>(skb) } else { next }
@@ -138,8 +138,12 @@ const APPLY: i32 = i32::MAX - 1;
 
 /// Stands for the action where the packet may go to its backend past the stack.
 const ONWARD: i32 = i32::MAX - 2;
+/// Likewise out by an uplink only.
+const OUTWARD: i32 = i32::MAX - 3;
 /// Likewise to its client, if it is a reply.
-const BACK: i32 = i32::MAX - 3;
+const BACK: i32 = i32::MAX - 4;
+/// Likewise for a reply to this node's address.
+const RESTORED: i32 = i32::MAX - 5;
 
 /// What the packet meets until a flow begins with it, or until its verdict.
 #[inline(never)]
@@ -156,31 +160,35 @@ fn begun<A: TcFamily, const L3: usize>(skb: *mut __sk_buff, made: Made) -> i32 {
 
 /// A packet to a backend, past the stack if there is a way.
 #[inline(never)]
-fn onward<A: TcFamily>(skb: *mut __sk_buff) -> i32 {
+fn onward<A: TcFamily>(skb: *mut __sk_buff, into_pod: u32) -> i32 {
     let Some(Parsed { packet, to }) = family::parsed::<A>() else { return TC_ACT_SHOT };
-    let past = Past::find(skb, packet, to);
+    let past = Past::find(skb, packet, to).filter(|past| into_pod != 0 || !past.into_pod);
     let verdict = rewrite::apply(skb, packet, to, Verdict::Forwarded, ETHERNET);
     let action = finish(Hook::Ingress, verdict);
     past.filter(|_| action == NEXT).map_or(action, |past| past.take::<A>(skb))
 }
 
-/// A packet of a backend: to its client past the stack, if it is a reply and there is
-/// a way, and else to the stack, untouched. The client's edge would have translated
-/// it and counted it: that is done here.
+/// A packet of a backend, which may have this node's address restored: to its client
+/// past the stack, if it is a reply and there is a way, and else to the stack. An
+/// uplink translates it as it leaves; a pod's edge would have, and would have
+/// counted it: that is done here.
 #[inline(never)]
-fn back<A: TcFamily>(skb: *mut __sk_buff) -> i32 {
+fn back<A: TcFamily>(skb: *mut __sk_buff, restored: u32) -> i32 {
     let Some(Parsed { packet, to }) = family::parsed::<A>() else { return TC_ACT_SHOT };
-    let Some(row) = flows::find(packet.tuple, packet.proto, Direction::Egress) else {
-        return finish(Hook::Ingress, Verdict::Passed);
-    };
-    let reply = row.dialled().reversed();
-    let past = if skip::may(row) { Past::find(skb, packet, &reply) } else { None };
-    let Some(past) = past else { return finish(Hook::Ingress, Verdict::Passed) };
-    let size = size(&TcContext::new(skb), packet, ETHERNET);
-    *to = egress::reply(packet, row, now(), size);
-    let verdict = rewrite::apply(skb, packet, to, Verdict::Returned, ETHERNET);
-    let action = finish(Hook::Ingress, verdict);
-    if action == NEXT { past.take::<A>(skb) } else { action }
+    let mut verdict = if restored != 0 { Verdict::SourceRestored } else { Verdict::Passed };
+    let mut past = None;
+    if let Some(row) = flows::find(*to, packet.proto, Direction::Egress)
+        && skip::may(row)
+    {
+        past = Past::find(skb, packet, &row.dialled().reversed());
+        if past.as_ref().is_some_and(|past| past.into_pod) {
+            let size = size(&TcContext::new(skb), packet, ETHERNET);
+            *to = egress::reply(packet, row, now(), size);
+            verdict = Verdict::Returned;
+        }
+    }
+    let action = finish(Hook::Ingress, rewrite::apply(skb, packet, to, verdict, ETHERNET));
+    past.filter(|_| action == NEXT).map_or(action, |past| past.take::<A>(skb))
 }
 
 #[inline(always)]
@@ -233,9 +241,21 @@ fn decide_entering<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
         });
         return match step {
             Step::Begin => BEGIN,
-            Step::Onward if packet.fragment == Fragment::Whole && L3 == ETHERNET => ONWARD,
-            Step::Onward => to_apply::<A>(Verdict::Forwarded),
-            Step::Back(_) if packet.fragment == Fragment::Whole && L3 == ETHERNET => BACK,
+            Step::Onward { into_pod } if packet.fragment == Fragment::Whole && L3 == ETHERNET => {
+                if into_pod {
+                    ONWARD
+                } else {
+                    OUTWARD
+                }
+            }
+            Step::Back(verdict) if packet.fragment == Fragment::Whole && L3 == ETHERNET => {
+                if verdict == Verdict::SourceRestored {
+                    RESTORED
+                } else {
+                    BACK
+                }
+            }
+            Step::Onward { .. } => to_apply::<A>(Verdict::Forwarded),
             // At once: most packets are of these kinds.
             Step::Known(verdict) if packet.fragment == Fragment::Whole => {
                 finish(Hook::Ingress, rewrite::apply(skb(ctx), packet, to, verdict, L3))

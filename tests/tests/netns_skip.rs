@@ -1,4 +1,4 @@
-//! `--skip-stack`: established flows between pods of a node pass its stack by, what
+//! `--skip-stack`: answered flows pass a node's stack by, what
 //! the stack's rules stop stays stopped, and the option comes and goes under
 //! open connections.
 
@@ -59,7 +59,7 @@ impl Open {
         })?
     }
 
-    /// Asks on all of them; every answer must come.
+    /// Asks on all of them; every answer must come, and be whole.
     fn ask(&mut self) -> Result<()> {
         for _ in 0..REQUESTS {
             for connection in &mut self.connections {
@@ -68,6 +68,13 @@ impl Open {
             for datagrams in &self.datagrams {
                 datagrams.echo("hello").context("a flow of datagrams")?;
             }
+        }
+        // Bodies of many segments, which are offloaded ones here, both ways.
+        let body = server::pattern(1 << 20);
+        for connection in &mut self.connections {
+            let answer = connection.exchange("POST", "/bytes/1048576", &body)?;
+            let sum = answer.header("x-sum").context("no sum of what was sent")?;
+            ensure!(sum == server::sum(&body).to_string() && answer.body == body, "spoilt bodies");
         }
         Ok(())
     }
@@ -95,14 +102,6 @@ fn answered_flows_pass_the_stack_by_and_the_option_may_change_under_them() -> Re
     let packets = metric(node, &format!("lb_service_packets_total{{{label},direction=\"in\"}}"))?;
     ensure!(packets >= 2 * REQUESTS, "{packets} packets from clients were counted");
 
-    // Bodies of many segments, which are offloaded ones here, both ways.
-    let body = server::pattern(1 << 20);
-    for connection in &mut open.connections {
-        let answer = connection.exchange("POST", "/bytes/1048576", &body)?;
-        let sum = answer.header("x-sum").context("no sum of what was sent")?;
-        ensure!(sum == server::sum(&body).to_string() && answer.body == body, "spoilt bodies");
-    }
-
     agent.set_more(&[]);
     agent.take_over()?;
     let before = forwarded(node)?;
@@ -118,25 +117,32 @@ fn answered_flows_pass_the_stack_by_and_the_option_may_change_under_them() -> Re
     Ok(())
 }
 
-/// A client beyond an uplink, and pods of the other node: one side of such a flow is
-/// the stack's.
+/// A client beyond an uplink, and a pod of the other node: what enters or leaves by
+/// uplinks passes the stack by as well.
 #[test]
-fn flows_that_leave_the_node_are_served_too() -> Result<()> {
+fn flows_that_leave_the_node_pass_the_stack_by_too() -> Result<()> {
     if !root_or_skip() {
         return Ok(());
     }
     let cluster = cluster()?;
-    let addresses = cluster.node(0).addresses;
-    for address in addresses.both() {
-        let mut open = Open::new(
-            &cluster.topology.client,
-            &[(address, 30080).into()],
-            &[(address, 30053).into()],
-        )?;
-        open.ask()?;
-    }
+    let Cluster { topology, .. } = &cluster;
     let web = Service::new("web", 1).http(30080).udp(30053);
-    Open::new(&cluster.pod(1, 0).netns, &web.http_addresses(), &web.udp_addresses())?.ask()
+    let outside = topology.nodes[0].addresses.both();
+    let [http, udp] = [30080, 30053].map(|port| outside.map(|to| SocketAddr::new(to, port)));
+    // From outside to a pod of the first node; from the second node to it.
+    let ways = [
+        (0, &topology.client, http, udp),
+        (1, &topology.nodes[1].pods[0].netns, web.http_addresses(), web.udp_addresses()),
+    ];
+    for (node, client, http, udp) in ways {
+        let node = &topology.nodes[node].netns;
+        let mut open = Open::new(client, &http, &udp)?;
+        let before = forwarded(node)?;
+        open.ask()?;
+        let past = forwarded(node)? - before;
+        ensure!(past < FIRST, "the stack has forwarded {past} packets");
+    }
+    Ok(())
 }
 
 /// The first packet of a flow passes the stack's rules; a route that stops it stands

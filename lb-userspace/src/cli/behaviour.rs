@@ -26,11 +26,12 @@ pub struct BehaviourArgs {
     /// Whether pings to addresses of Services are answered, by the first node that they meet
     #[arg(long, value_name = "WHETHER", value_enum, default_value_t = Switch::On)]
     pub answer_ping: Switch,
-    /// Deliver packets to pods of this node past its network stack, once both sides have sent one
+    /// Send packets of Services past the node's network stack, once both sides have sent one
     ///
+    /// Straight into pods of this node that are behind a veth of their own, and out by uplinks.
     /// Faster than routing. But after the first packet and the first answer nothing of the stack
     /// sees a flow: no rule of iptables or nftables (those of network policies among them), no
-    /// connection tracking, no egress program or qdisc of the pod's interface.
+    /// connection tracking, no egress program or qdisc of a pod's interface.
     #[arg(long)]
     pub skip_stack: bool,
     /// When a client's address is replaced by this node's

@@ -25,7 +25,7 @@ pub enum LocalPods {
     Unknown,
 }
 
-/// How packets get to pods of this node.
+/// How packets get through the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Delivery {
     /// Through the node's stack.
@@ -49,7 +49,7 @@ pub struct Behaviour {
     pub refuse_no_local: bool,
     /// Whether pings to addresses of Services are not answered.
     pub refuse_ping: bool,
-    /// How packets get to pods of this node.
+    /// How packets get through the node.
     pub delivery: Delivery,
 }
 

@@ -1,12 +1,12 @@
-//! Past the stack: which packets go into a pod's namespace at once, as what, and
-//! which go the usual way.
+//! Past the stack: which packets go into a pod's namespace or out by an uplink at
+//! once, as what, and which go the usual way.
 
 use lb_common::flow::flag::MASQUERADE;
 use lb_common::tcp::flag;
 use lb_common::{Flow, Interface, V4, V6, Verdict};
 use lb_tests::packet::{Fragment, Packet};
-use lb_tests::prog::net::{POD, POD_2, UPLINK};
-use lb_tests::prog::{Case, Family, Installed, Rig, ServiceSpec, action};
+use lb_tests::prog::net::{POD, POD_2, Port, UPLINK, UPLINK_2};
+use lb_tests::prog::{Case, Family, Installed, Rig, ServiceSpec, Step, action};
 use std::net::SocketAddr;
 
 fn client(case: Case) -> SocketAddr {
@@ -153,7 +153,6 @@ fn a_flow_that_needs_this_nodes_address_goes_through_the_stack() {
         mark::<V4>(&mut rig);
         mark::<V6>(&mut rig);
         case.enter(&mut rig, POD, &question(case)).forwarded_to(backend(case));
-        case.enter(&mut rig, POD_2, &answer(case)).passed();
 
         // Its own backend.
         rig.reset();
@@ -186,7 +185,7 @@ fn fragments_and_strangers_go_through_the_stack() {
     }
 }
 
-/// From outside, by an uplink; the answers leave by it, through the stack.
+/// From outside, by an uplink. The answers leave by it, whose edge translates them.
 #[test]
 fn a_client_outside_reaches_a_pod_past_the_stack() {
     let Some(mut rig) = Rig::take_skipping() else { return };
@@ -203,7 +202,90 @@ fn a_client_outside_reaches_a_pod_past_the_stack() {
         let macs = POD_2.leaving();
         step.sent(Verdict::Forwarded, action::TC_REDIRECT, macs, client, backend(case));
         let answer = case.segment(backend(case), client, flag::ACK);
-        case.enter(&mut rig, POD_2, &answer).passed();
+        let step = case.enter(&mut rig, POD_2, &answer);
+        to_neighbour(&step, POD_2, Verdict::Passed, backend(case), client);
         case.leave(&mut rig, UPLINK, &answer).returned_from(front);
+    }
+}
+
+/// Asserts that the packet goes to the neighbour beyond an uplink, which the kernel
+/// gives its link-layer addresses.
+#[track_caller]
+fn to_neighbour(step: &Step, by: Port, verdict: Verdict, from: SocketAddr, to: SocketAddr) {
+    step.sent(verdict, action::TC_REDIRECT, by.entering(), from, to);
+}
+
+#[test]
+fn a_pod_reaches_another_node_past_the_stack() {
+    let Some(mut rig) = Rig::take_skipping() else { return };
+    for case in Case::ethernet() {
+        rig.reset();
+        let backend = case.pod(2, 10, 8080);
+        rig.install(&case.web(&[backend]));
+        let (client, vip) = (client(case), vip(case));
+        case.enter(&mut rig, POD, &case.open(client, vip)).forwarded_to(backend);
+        case.leave(&mut rig, UPLINK, &case.open(client, backend)).passed();
+        let accept = case.accept(backend, client);
+        case.enter(&mut rig, UPLINK, &accept).passed();
+        case.leave(&mut rig, POD, &accept).returned_from(vip);
+        let step = case.enter(&mut rig, POD, &question(case));
+        to_neighbour(&step, POD, Verdict::Forwarded, client, backend);
+        case.leave(&mut rig, UPLINK, &case.data(client, backend)).passed();
+        let step = case.enter(&mut rig, UPLINK, &case.segment(backend, client, flag::ACK));
+        step.sent(Verdict::Returned, action::TC_REDIRECT, POD.leaving(), vip, client);
+    }
+}
+
+/// From one uplink to the other, with this node's address between them.
+#[test]
+fn a_client_outside_reaches_another_node_past_the_stack() {
+    let Some(mut rig) = Rig::take_skipping() else { return };
+    for case in Case::ethernet() {
+        rig.reset();
+        let backend = case.pod(3, 10, 8080);
+        rig.install(&case.web(&[backend]));
+        let (client, front) = (case.outside(7, 4000), case.node(UPLINK, 30_080));
+        case.enter(&mut rig, UPLINK, &case.open(client, front)).forwarded_to(backend);
+        let routed = case.open(client, backend);
+        let (source, _) = case.leave(&mut rig, UPLINK_2, &routed).tuple(Verdict::SourceTranslated);
+        let accept = case.accept(backend, source);
+        let (_, back) = case.enter(&mut rig, UPLINK_2, &accept).tuple(Verdict::SourceRestored);
+        case.leave(&mut rig, UPLINK, &case.accept(backend, back)).returned_from(front);
+        let step = case.enter(&mut rig, UPLINK, &case.data(client, front));
+        to_neighbour(&step, UPLINK, Verdict::Forwarded, client, backend);
+        let routed = case.data(client, backend);
+        let left = case.leave(&mut rig, UPLINK_2, &routed);
+        assert_eq!(left.tuple(Verdict::SourceTranslated), (source, backend));
+        let step = case.enter(&mut rig, UPLINK_2, &case.segment(backend, source, flag::ACK));
+        to_neighbour(&step, UPLINK_2, Verdict::SourceRestored, backend, client);
+        let answer = case.segment(backend, client, flag::ACK);
+        case.leave(&mut rig, UPLINK, &answer).returned_from(front);
+    }
+}
+
+/// A pod whose packets get this node's address, and their answers straight back.
+#[test]
+fn an_answer_to_this_nodes_address_goes_into_the_pod_at_once() {
+    fn mark<A: Family>(rig: &mut Rig) {
+        for (key, flow) in rig.flows::<A>() {
+            rig.put_flow(key, Flow { flags: flow.flags | MASQUERADE, ..flow });
+        }
+    }
+    let Some(mut rig) = Rig::take_skipping() else { return };
+    for case in Case::ethernet() {
+        rig.reset();
+        let backend = case.pod(2, 10, 8080);
+        rig.install(&case.web(&[backend]));
+        let (client, vip) = (client(case), vip(case));
+        case.enter(&mut rig, POD, &case.open(client, vip)).forwarded_to(backend);
+        mark::<V4>(&mut rig);
+        mark::<V6>(&mut rig);
+        let routed = case.open(client, backend);
+        let (source, _) = case.leave(&mut rig, UPLINK, &routed).tuple(Verdict::SourceTranslated);
+        let accept = case.accept(backend, source);
+        let (_, back) = case.enter(&mut rig, UPLINK, &accept).tuple(Verdict::SourceRestored);
+        case.leave(&mut rig, POD, &case.accept(backend, back)).returned_from(vip);
+        let step = case.enter(&mut rig, UPLINK, &case.segment(backend, source, flag::ACK));
+        step.sent(Verdict::Returned, action::TC_REDIRECT, POD.leaving(), vip, client);
     }
 }
