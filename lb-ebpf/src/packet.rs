@@ -142,24 +142,33 @@ pub(crate) struct SctpHeader {
     _length: u16,
 }
 
-/// Reads ports and TCP flags into a packet whose protocol has them.
+/// Where a packet ends of which `len` bytes are from `start` on, by its header. 0
+/// stands for more than the field can say, of a packet that a device is to cut.
 #[inline(always)]
-fn transport<A: Address>(window: Window, packet: &mut Packet<A>) -> Option<()> {
+fn end(start: usize, len: u16) -> usize {
+    // Without a branch, which the verifier would go on from twice.
+    start + usize::from(len.wrapping_sub(1)) + 1
+}
+
+/// Reads ports and TCP flags into a packet whose protocol has them. What stands
+/// behind `end` is none of the packet's.
+#[inline(always)]
+fn transport<A: Address>(window: Window, packet: &mut Packet<A>, end: usize) -> Option<()> {
     if packet.proto == TCP {
-        let header = window.at::<TcpHeader>(packet.l4)?;
+        let header = header::<TcpHeader>(window, packet.l4, end)?;
         // SAFETY: `at` checked that the whole header is inside the packet.
         let header = unsafe { &*header };
         packet.flags = header.flags;
         packet.tuple.sport = BePort(header.sport);
         packet.tuple.dport = BePort(header.dport);
     } else if packet.proto == UDP {
-        let header = window.at::<UdpHeader>(packet.l4)?;
+        let header = header::<UdpHeader>(window, packet.l4, end)?;
         // SAFETY: as above.
         let header = unsafe { &*header };
         packet.tuple.sport = BePort(header.sport);
         packet.tuple.dport = BePort(header.dport);
     } else if packet.proto == SCTP {
-        let header = window.at::<SctpHeader>(packet.l4)?;
+        let header = header::<SctpHeader>(window, packet.l4, end)?;
         // SAFETY: as above.
         let header = unsafe { &*header };
         packet.flags = sctp::flags(header.chunk);
@@ -167,6 +176,12 @@ fn transport<A: Address>(window: Window, packet: &mut Packet<A>) -> Option<()> {
         packet.tuple.dport = BePort(header.dport);
     }
     Some(())
+}
+
+/// A pointer to a header at `l4` of a packet that ends at `end`.
+#[inline(always)]
+fn header<T>(window: Window, l4: usize, end: usize) -> Option<*mut T> {
+    if l4 + size_of::<T>() > end { None } else { window.at(l4) }
 }
 
 /// Offset of the time to live in the IPv4 header (RFC 791 section 3.1).
@@ -238,6 +253,8 @@ pub(crate) fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
     let proto = window.read::<u8>(l3 + PROTOCOL)?;
     let addresses = window.read::<AddressPair<V4>>(l3 + V4_ADDRESSES)?;
     let fragment = u16::from_be(window.read::<u16>(l3 + FRAGMENT)?);
+    let len = u16::from_be(window.read::<u16>(l3 + LENGTH)?);
+    let end = end(l3, len);
     let mut packet = Packet {
         tuple: Tuple {
             src: addresses.src,
@@ -250,7 +267,7 @@ pub(crate) fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
         fragment: Fragment::Whole,
         id: 0,
         l4: l3 + header_len,
-        len: u32::from(u16::from_be(window.read::<u16>(l3 + LENGTH)?)),
+        len: u32::from(len),
         read_again: ReadAgain::new(),
     };
     if fragment & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
@@ -258,7 +275,7 @@ pub(crate) fn parse_v4(window: Window, l3: usize) -> Option<Packet<V4>> {
         packet.fragment =
             if fragment & FRAGMENT_OFFSET == 0 { Fragment::First } else { Fragment::Later };
     }
-    if packet.fragment != Fragment::Later && transport(window, &mut packet).is_none() {
+    if packet.fragment != Fragment::Later && transport(window, &mut packet, end).is_none() {
         packet.proto = UNKNOWN;
     }
     Some(packet)
@@ -280,6 +297,8 @@ pub(crate) fn parse_v6(window: Window, l3: usize) -> Option<Packet<V6>> {
         return None;
     }
     let addresses = window.read::<AddressPair<V6>>(l3 + V6_ADDRESSES)?;
+    let len = u16::from_be(window.read::<u16>(l3 + PAYLOAD_LENGTH)?);
+    let end = end(l3 + V6_LEN, len);
     let mut packet = Packet {
         tuple: Tuple {
             src: addresses.src,
@@ -292,7 +311,7 @@ pub(crate) fn parse_v6(window: Window, l3: usize) -> Option<Packet<V6>> {
         fragment: Fragment::Whole,
         id: 0,
         l4: l3 + Ipv6Hdr::LEN,
-        len: V6_LEN as u32 + u32::from(u16::from_be(window.read::<u16>(l3 + PAYLOAD_LENGTH)?)),
+        len: V6_LEN as u32 + u32::from(len),
         read_again: ReadAgain::new(),
     };
     for _ in 0..MAX_EXTENSION_HEADERS {
@@ -320,7 +339,7 @@ pub(crate) fn parse_v6(window: Window, l3: usize) -> Option<Packet<V6>> {
             _ => break,
         }
     }
-    if packet.fragment != Fragment::Later && transport(window, &mut packet).is_none() {
+    if packet.fragment != Fragment::Later && transport(window, &mut packet, end).is_none() {
         packet.proto = UNKNOWN;
     }
     Some(packet)

@@ -176,7 +176,8 @@ fn is_partial(skb: *mut __sk_buff, offset: usize) -> Option<bool> {
     Some(load::<u16>(skb, offset)? == before)
 }
 
-/// RFC 9293 section 3.10.7.1: the answer to a segment for no connection.
+/// RFC 9293 section 3.10.7.1: the answer to a segment for no connection. One that
+/// lies about its lengths gets none, as from any host.
 #[inline(always)]
 fn reset<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usize) -> Option<()> {
     const LEN: u16 = 20;
@@ -185,6 +186,13 @@ fn reset<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usize) ->
     let [seq, ack, offset] = load::<[u32; 3]>(skb, packet.l4 + 4)?;
     let header_len = (u32::from_be(offset) >> 28) * 4;
     let behind_ip = packet.len.wrapping_sub((packet.l4 - l3) as u32);
+    // SAFETY: the kernel keeps the context valid during the run.
+    let present = unsafe { (*skb).len }.wrapping_sub(l3 as u32);
+    // One that is to be cut may be too long to say how long it is.
+    let header_is_cut = behind_ip != 0 && header_len > behind_ip;
+    if header_len < LEN.into() || header_is_cut || packet.len > present {
+        return None;
+    }
     let mut len = behind_ip.wrapping_sub(header_len);
     if packet.flags & (tcp::flag::SYN | tcp::flag::FIN) != 0 {
         len = len.wrapping_add(1);
@@ -230,6 +238,9 @@ fn unreachable<A: RefuseFamily>(skb: *mut __sk_buff, packet: &Packet<A>, l3: usi
     let len = packet.len;
     let len = if len < present { len } else { present };
     let len = if len < A::QUOTE_MAX { len } else { A::QUOTE_MAX };
+    if (len as usize) < A::HEADER_LEN {
+        return None;
+    }
     let to = packet.tuple.reversed();
     let l4 = l3 + A::HEADER_LEN;
     let quoted = quote::take(skb, l3, len)?;

@@ -151,7 +151,9 @@ fn ours<A: XdpFamily>(
     packet: &Packet<A>,
     socket: u8,
 ) -> Result<(Verdict, u32), Stop> {
-    if !A::is_plain(packet) || !is_whole(ctx, window, packet) {
+    let headers = packet.l4 - ETHERNET;
+    let is_empty = packet.len as usize <= headers;
+    if !A::is_plain(packet) || is_empty || !is_whole(ctx, window, packet) {
         return Err(Stop::Verdict(Verdict::HandedOver));
     }
     if rewrite_frame::checksum_is_partial(window, packet) {

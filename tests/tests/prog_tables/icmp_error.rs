@@ -86,16 +86,21 @@ pub(crate) fn kinds(case: Case) -> &'static [(u8, u8, [u8; 4])] {
 /// How much of a packet a test quotes.
 pub(crate) const WHOLE: usize = 1000;
 
+/// Length of all before the transport header.
+pub(crate) fn ip_headers(case: Case, packet: &Packet) -> usize {
+    let extensions: usize = packet.extensions.iter().map(|e| 2 + e.content.len()).sum();
+    match (case.v6, packet.fragment) {
+        (false, _) => 20 + packet.ip_options.len(),
+        (true, None) => 40 + extensions,
+        (true, Some(_)) => 40 + extensions + 8,
+    }
+}
+
 /// Errors of every kind about this packet, with how much they quote: all of it
 /// or, behind its IP headers, the least that RFC 792 asks for, all before a TCP
 /// checksum, all up to one, and an odd length.
 fn errors(case: Case, from: IpAddr, about: &Packet) -> Vec<(Packet, usize)> {
-    let extensions: usize = about.extensions.iter().map(|e| 2 + e.content.len()).sum();
-    let headers = match (case.v6, about.fragment) {
-        (false, _) => 20 + about.ip_options.len(),
-        (true, None) => 40 + extensions,
-        (true, Some(_)) => 40 + extensions + 8,
-    };
+    let headers = ip_headers(case, about);
     let lengths = [headers + 8, headers + 16, headers + 18, headers + 21, WHOLE];
     let error = |(kind, code, rest): &(u8, u8, [u8; 4])| {
         Packet::icmp(from, about.src.ip(), *kind, *code, *rest)
@@ -113,7 +118,7 @@ fn errors(case: Case, from: IpAddr, about: &Packet) -> Vec<(Packet, usize)> {
 }
 
 /// Shapes that a quoted packet may have.
-fn shapes(case: Case, plain: &Packet) -> Vec<Packet> {
+pub(crate) fn shapes(case: Case, plain: &Packet) -> Vec<Packet> {
     let mut shapes = vec![plain.clone(), Packet { ttl: 1, traffic_class: 3, ..plain.clone() }];
     // The checksum of a part of an SCTP packet can't be followed.
     let fragment =
