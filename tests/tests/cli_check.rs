@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -137,6 +138,26 @@ fn names_from_files_cannot_write_to_the_terminal() {
         text.starts_with("a\\u{1b}[2J\\n.yaml: Service shop/\\u{1b}[31mweb\\u{202e}: "),
         "{text}"
     );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_line_and_the_others_count() {
+    let dir = directory(&[("good.yaml", GOOD)]);
+    fs::create_dir(dir.path().join("dir.yaml")).unwrap();
+    symlink("nowhere", dir.path().join("link.yaml")).unwrap();
+    symlink("/proc/self/mem", dir.path().join("broken.yaml")).unwrap();
+    let output = check(dir.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stdout(&output);
+    for line in [
+        "broken.yaml: refused: can't be read: Input/output error (os error 5)",
+        "dir.yaml: refused: is not a regular file and is not read",
+        "good.yaml: Service shop/web: accepted",
+        "link.yaml: refused: is a link to nowhere, where there is nothing",
+    ] {
+        assert!(text.lines().any(|printed| printed == line), "{line} is not in {text}");
+    }
+    assert!(text.lines().last().unwrap().starts_with("1 object accepted, 3 refused"), "{text}");
 }
 
 #[test]

@@ -62,6 +62,8 @@ impl Stamp {
 pub(super) enum ReadError {
     #[error("can't be read: {0}")]
     Io(#[from] io::Error),
+    #[error("is a link to {}, where there is nothing", .0.display())]
+    Dangling(PathBuf),
     #[error("is not a regular file and is not read")]
     NotRegular,
     #[error("has {0} bytes, more than the limit of {MAX_FILE_BYTES}")]
@@ -115,7 +117,7 @@ pub(super) fn stamp(path: &Path) -> io::Result<Option<Stamp>> {
 pub(super) fn open(path: &Path, complete: bool) -> Result<(Stamp, File), ReadError> {
     // Opening a device can have effects, so look first; and again at what was
     // opened, which may be another file by now.
-    check_regular(&fs::metadata(path)?)?;
+    check_regular(&look(path)?)?;
     if fs::symlink_metadata(path)?.is_symlink() {
         check_target(path)?;
     }
@@ -145,6 +147,14 @@ pub(super) fn read(file: &File) -> Result<String, ReadError> {
         return Err(ReadError::TooLong(file.metadata()?.len()));
     }
     String::from_utf8(bytes).map_err(|error| ReadError::NotUtf8(error.utf8_error().valid_up_to()))
+}
+
+/// What is there, following links.
+fn look(path: &Path) -> Result<Metadata, ReadError> {
+    fs::metadata(path).map_err(|error| match fs::read_link(path) {
+        Ok(target) if error.kind() == io::ErrorKind::NotFound => ReadError::Dangling(target),
+        Ok(_) | Err(_) => error.into(),
+    })
 }
 
 fn check_regular(metadata: &Metadata) -> Result<(), ReadError> {
@@ -236,7 +246,7 @@ mod tests {
             assert!(matches!(read(&path(name), true), Err(ReadError::NotRegular)), "{name}");
         }
         symlink("missing", path("dangling.yaml")).unwrap();
-        assert!(matches!(read(&path("dangling.yaml"), true), Err(ReadError::Io(_))));
+        assert!(matches!(read(&path("dangling.yaml"), true), Err(ReadError::Dangling(_))));
         fs::write(path("target"), "text").unwrap();
         symlink("target", path("link.yaml")).unwrap();
         assert_eq!(read(&path("link.yaml"), true).unwrap(), "text");

@@ -1,6 +1,7 @@
 //! The directory as a whole: what is in force after which change.
 
 mod cut;
+mod unreadable;
 
 use std::fs;
 use std::path::PathBuf;
