@@ -18,16 +18,23 @@ pub(super) struct ParseError {
 /// All documents of a file, without the empty ones. As in kubectl, text that
 /// begins with a brace is JSON if it parses as such, whatever the file's name.
 pub(super) fn parse(text: &str, json_only: bool) -> Result<Vec<Value>, ParseError> {
+    parse_within(text, json_only, MAX_VALUES)
+}
+
+fn parse_within(text: &str, json_only: bool, max: usize) -> Result<Vec<Value>, ParseError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if json_only {
-        return json(text, MAX_VALUES);
+    let may_be_json = json_only || text.trim_start().starts_with('{');
+    if may_be_json && json_values(text) > max {
+        // As YAML it would hold as many, but for the quotes that only YAML has.
+        return Err(ParseError { line: 1, column: 1, message: too_many(max) });
     }
-    if text.trim_start().starts_with('{')
-        && let Ok(documents) = json(text, MAX_VALUES)
-    {
+    if json_only {
+        return json(text);
+    }
+    if may_be_json && let Ok(documents) = json(text) {
         return Ok(documents);
     }
-    yaml(text, MAX_VALUES, MAX_REPEATED)
+    yaml(text, max, MAX_REPEATED)
 }
 
 /// As [`parse`], for a part of a file: aliases, which may lead to other parts,
@@ -71,11 +78,23 @@ fn yaml(text: &str, max_values: usize, max_repeated: usize) -> Result<Vec<Value>
     })
 }
 
-fn json(text: &str, max_values: usize) -> Result<Vec<Value>, ParseError> {
-    // Each but the first of a document follows one of these.
-    if text.bytes().filter(|byte| b",:[{".contains(byte)).count() > max_values {
-        return Err(ParseError { line: 1, column: 1, message: too_many(max_values) });
+/// How many values and names JSON holds at most, without parsing it: each but the
+/// first of a document follows one of these, outside of strings.
+fn json_values(text: &str) -> usize {
+    let (mut values, mut in_string, mut escaped) = (0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b',' | b':' | b'[' | b'{' if !in_string => values += 1,
+            _ => {}
+        }
     }
+    values
+}
+
+fn json(text: &str) -> Result<Vec<Value>, ParseError> {
     let mut documents = Vec::new();
     for document in serde_json::Deserializer::from_str(text).into_iter::<Unique>() {
         let Unique(value) = document.map_err(|error| ParseError {
@@ -194,10 +213,25 @@ mod tests {
             assert!(error.ends_with(": the file holds more than 50 values"), "{error}");
             assert!(yaml(&text, 100, 0).is_ok());
         }
-        let text = format!("[{many}1]");
-        let error = json(&text, 50).unwrap_err().to_string();
-        assert!(error.ends_with(": the file holds more than 50 values"), "{error}");
-        assert!(json(&text, 100).is_ok());
+        let items = format!("[{many}1]");
+        // The second is looked at only once, though it would be YAML too.
+        for (text, json_only) in [(items.clone(), true), (format!("{{\"a\": {items}}}"), false)] {
+            let error = parse_within(&text, json_only, 50).unwrap_err().to_string();
+            assert_eq!(error, "line 1, column 1: the file holds more than 50 values");
+            assert!(parse_within(&text, json_only, 100).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_strings_hold_are_no_values() {
+        let noise = ",:[{".repeat(50);
+        for string in [noise.clone(), format!(r#"\"{noise}\\"#), format!(r#"\\{noise}\""#)] {
+            let text = format!(r#"{{"{string}": ["{string}", 1]}}"#);
+            for json_only in [true, false] {
+                assert_eq!(parse_within(&text, json_only, 4).unwrap().len(), 1, "{text}");
+                assert!(parse_within(&text, json_only, 3).is_err(), "{text}");
+            }
+        }
     }
 
     #[test]
