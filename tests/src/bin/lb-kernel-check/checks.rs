@@ -1,6 +1,6 @@
 //! The checks, and their report.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
 use lb_tests::budget;
 use lb_tests::cluster::{Cluster, Setup};
 use lb_tests::deadline;
@@ -47,7 +47,7 @@ pub(crate) fn run(path: &str, all_tables: bool) -> Result<()> {
     let release = release.release().to_string_lossy().into_owned();
     report.line(&["kernel", &release])?;
     if programs(&release, &mut report)? {
-        report.check("attached", attached)?;
+        report.check("attached", || attached(&release))?;
         for (name, binary, filters) in TESTS {
             let whole = all_tables && name == TABLES;
             if whole {
@@ -116,8 +116,19 @@ fn programs(release: &str, report: &mut Report) -> Result<bool> {
     Ok(all)
 }
 
+/// The mode of TC programs on a kernel of this release: tcx came with Linux 6.6.
+fn tc_mode(release: &str) -> Result<&'static str> {
+    let mut numbers = release.split(['.', '-']).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => {
+            Ok(if (major, minor) < (6, 6) { "clsact" } else { "tcx" })
+        }
+        _ => bail!("the kernel's release is {release}, which is no version"),
+    }
+}
+
 /// How an agent attaches on this kernel, by its own word, and that it serves.
-fn attached() -> Result<String> {
+fn attached(release: &str) -> Result<String> {
     let cluster = Cluster::new(Setup::tc(Wiring::Routed), |topology| {
         vec![Service::new("web", 1).http(0).udp(0).endpoints(topology.pods())]
     })?;
@@ -129,7 +140,8 @@ fn attached() -> Result<String> {
         }
     }
     let agent = &cluster.agents[0];
-    println!("{}", agent.text("status")?);
+    let text = agent.text("status")?;
+    println!("{text}");
     let status = agent.status()?;
     let modes: BTreeSet<&str> = status["hooks"]
         .as_array()
@@ -137,7 +149,12 @@ fn attached() -> Result<String> {
         .iter()
         .filter_map(|hook| hook["mode"].as_str())
         .collect();
-    // A fallback is named where it is one.
+    // A fallback is named where it is one, and to who reads as to programs.
+    let mode = tc_mode(release)?;
+    ensure!(modes == BTreeSet::from([mode]), "the modes are {modes:?}, not {mode} alone");
+    let lines = text.lines().filter(|line| line.contains(" egress ")).collect::<Vec<_>>();
+    let named = |line: &&str| line.split_whitespace().any(|word| word == mode);
+    ensure!(!lines.is_empty() && lines.iter().all(named), "`lb status` names no {mode}: {text}");
     let sockets = status["sockets"]["note"].as_str().unwrap_or("sockets");
     Ok(format!("{}, {sockets}", modes.into_iter().collect::<Vec<_>>().join(", ")))
 }
@@ -170,6 +187,6 @@ fn test(binary: &str, filters: &[&str]) -> Result<String> {
     let passed = counts.trim_start_matches("ok. ").split_once(" passed").map(|(count, _)| count);
     match passed {
         Some(count) if status.success() && count != "0" => Ok(format!("{count} passed")),
-        _ => anyhow::bail!("{counts}: {}", failed.join(", ")),
+        _ => bail!("{counts}: {}", failed.join(", ")),
     }
 }

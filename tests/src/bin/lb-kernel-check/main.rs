@@ -11,22 +11,25 @@
 mod boot;
 mod checks;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, bail};
 use std::process::ExitCode;
 
 /// Where the report goes in a virtual machine.
 const SERIAL: &str = "/dev/ttyS1";
 
 fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
     let result = if std::process::id() == 1 {
-        let result = boot::prepare().and_then(|()| boot::run_checks(SERIAL, all_tables()));
+        // A kernel hands down what its command line says, whatever else that is.
+        let all_tables = arguments.iter().any(|argument| argument == ALL);
+        let result = boot::prepare().and_then(|()| boot::run_checks(SERIAL, all_tables));
         if let Err(error) = &result {
             eprintln!("error: {error:#}");
         }
         boot::power_off();
         result
     } else {
-        check()
+        read(&arguments).and_then(|(report, all_tables)| checks::run(report, all_tables))
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -37,13 +40,35 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all packet tables are asked for; a kernel hands down what its command
-/// line says.
-fn all_tables() -> bool {
-    std::env::args().skip(1).any(|argument| argument == "all")
+/// Asks for all packet tables.
+const ALL: &str = "all";
+
+/// Where the report goes, and whether all packet tables are asked for. No report
+/// has the name of an option: who types one wants to know what there is.
+fn read(arguments: &[String]) -> Result<(&str, bool)> {
+    match arguments {
+        [report] if !report.starts_with('-') => Ok((report, false)),
+        [report, all] if !report.starts_with('-') && all == ALL => Ok((report, true)),
+        _ => bail!("usage: lb-kernel-check REPORT [{ALL}]"),
+    }
 }
 
-fn check() -> Result<()> {
-    let path = std::env::args().nth(1).context("usage: lb-kernel-check REPORT [all]")?;
-    checks::run(&path, all_tables())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_and_what_else_it_does_not_know_get_the_usage() {
+        let read_words = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
+            read(&words).map(|(report, all)| (report.to_owned(), all)).map_err(|e| e.to_string())
+        };
+        assert_eq!(read_words(&["report"]), Ok(("report".to_owned(), false)));
+        assert_eq!(read_words(&["report", "all"]), Ok(("report".to_owned(), true)));
+        for words in [&[][..], &["--help"], &["-h"], &["report", "--all"], &["report", "all", "x"]]
+        {
+            let usage = "usage: lb-kernel-check REPORT [all]".to_owned();
+            assert_eq!(read_words(words), Err(usage), "{words:?}");
+        }
+    }
 }
