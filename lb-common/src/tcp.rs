@@ -25,7 +25,8 @@ pub mod state {
     pub const RESET: u8 = 1 << 3;
     /// The client is there: see [`super::step`].
     pub const ASSURED: u8 = 1 << 4;
-    /// A packet came a while after the one before.
+    /// A packet came more than a second after the row was last brought up to date,
+    /// which a flow without pauses is once a second, too.
     pub const LASTED: u8 = 1 << 5;
 }
 
@@ -39,11 +40,12 @@ pub enum From {
 }
 
 /// The state after a segment or datagram with these header flags, of which a
-/// datagram has none; `late` if it comes a while after the last packet.
+/// datagram has none; `late` if it comes more than a second after the row was
+/// last brought up to date.
 ///
 /// A client is there if it acknowledges the backend's answer, as who only writes
 /// its address into packets does not learn that there was one; or if it goes on
-/// after a while, be it without an answer: that may go another way, and some
+/// so late, be it without an answer: that may go another way, and some
 /// datagrams have none. Conntrack calls such datagrams a stream.
 #[inline(always)]
 pub const fn step(state: u8, from: From, flags: u8, late: bool) -> u8 {

@@ -111,7 +111,9 @@ fn row<A: DatagramFamily>(key: &DatagramKey<A>, now: u64) -> Option<&'static mut
 ///
 /// Fragments of a datagram may be met by several CPUs at once. Who waits makes a
 /// row before it waits, and looks for this one after; so either this finds a row
-/// there, in one step with making its own, or the other finds this.
+/// there, in one step with making its own, or the other finds this. Unless one of
+/// the rows is evicted in between, as any of so many datagrams may be: then who
+/// waits does so in vain, until its time is over.
 #[inline(always)]
 pub(crate) fn remember<A: DatagramFamily>(
     key: &DatagramKey<A>,
