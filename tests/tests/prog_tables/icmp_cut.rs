@@ -3,7 +3,7 @@
 
 use lb_common::Verdict;
 use lb_tests::packet::Packet;
-use lb_tests::prog::net::POD_2;
+use lb_tests::prog::net::{POD_2, UPLINK};
 use lb_tests::prog::{Case, Rig};
 use lb_userspace::desired::Protocol;
 use std::net::{IpAddr, SocketAddr};
@@ -58,6 +58,11 @@ fn a_quote_that_ends_anywhere_is_translated_as_far_as_it_goes_or_not_at_all() {
                 let entering = case.enter(&mut rig, POD_2, &error(case, client.ip(), reply, most));
                 let leaving =
                     case.leave(&mut rig, POD_2, &error(case, backend.ip(), request, most));
+                if !case.l3 {
+                    // Whoever an error is for, it is TC's.
+                    case.xdp(&mut rig, UPLINK, &entering.packet).passed();
+                    case.xdp(&mut rig, UPLINK, &leaving.packet).passed();
+                }
                 if most < ports {
                     entering.dropped(Verdict::DroppedNoFlow);
                     leaving.passed();

@@ -4,7 +4,7 @@
 
 use lb_common::Verdict;
 use lb_tests::packet::{Fragment, Packet, Transport};
-use lb_tests::prog::net::POD_2;
+use lb_tests::prog::net::{POD_2, UPLINK};
 use lb_tests::prog::{Case, Rig, ServiceSpec};
 use lb_userspace::desired::Protocol;
 use std::net::SocketAddr;
@@ -72,6 +72,34 @@ fn later_fragments_that_overlap_the_first_get_its_addresses_and_keep_their_bytes
         for (offset, len) in OVERLAPPING {
             let step = case.leave(&mut rig, POD_2, &later(case, &sent, offset, len, id));
             step.became(Verdict::Returned, bare(vip), bare(client));
+        }
+    }
+}
+
+/// XDP has no part in fragments, however they lie.
+#[test]
+fn fragments_that_overlap_pass_xdp_as_they_are() {
+    let Some(mut rig) = Rig::take() else { return };
+    for (case, id) in cut_cases().zip(400..).filter(|(case, _)| !case.l3) {
+        let (client, front) = (case.outside(7, 4000), case.node(UPLINK, 30_080));
+        let backend = case.pod(2, 10, 8080);
+        rig.reset();
+        rig.install(&case.web(&[backend]));
+        // A flow that XDP itself serves.
+        let step = case.xdp(&mut rig, UPLINK, &case.open(client, front));
+        assert_eq!(step.outcome.verdict, Verdict::Forwarded, "{}", step.describe());
+        let (seen, _) = step.ends();
+        for sent in [case.data(client, front), case.data(backend, seen)] {
+            let sent = sent.payload(&[0x5a; 200]);
+            for len in [8, 16, 24] {
+                let step = case.xdp(&mut rig, UPLINK, &first(&sent, len, id));
+                // Without the whole header nobody knows that it is the flow's.
+                let cut = case.is_tcp() && len < 20;
+                step.unchanged(if cut { Verdict::Passed } else { Verdict::HandedOver });
+            }
+            for (offset, len) in OVERLAPPING {
+                case.xdp(&mut rig, UPLINK, &later(case, &sent, offset, len, id)).passed();
+            }
         }
     }
 }
