@@ -21,7 +21,8 @@ struct Record<'a>(BTreeMap<&'a str, BTreeMap<&'a str, u64>>);
 /// are not there by default.
 const SKIPPING: &str = "lb_ingress:skip";
 
-/// Loads every program as the agent does by default, and [`SKIPPING`].
+/// Loads every program as the agent does by default, and the one for packets that enter
+/// with `--skip-stack` besides.
 pub fn load() -> Result<Vec<Probe>, DataplaneError> {
     // What the verifier does is the same for maps of every size.
     let sizes = MapSizes {
