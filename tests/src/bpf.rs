@@ -1,6 +1,9 @@
 //! bpf(2) as it is, for programs of a few instructions that need no object.
 
+pub(crate) mod code;
+
 use anyhow::{Context as _, Result};
+use nix::net::if_::if_nametoindex;
 use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
@@ -11,6 +14,10 @@ const MAP_LOOKUP_ELEM: i64 = 1;
 const MAP_UPDATE_ELEM: i64 = 2;
 const PROG_LOAD: i64 = 5;
 const PROG_TEST_RUN: i64 = 10;
+const LINK_CREATE: i64 = 28;
+/// The type of XDP programs, and what they are attached as.
+pub(crate) const XDP: u32 = 6;
+pub(crate) const ATTACH_XDP: u32 = 37;
 
 /// `union bpf_attr` for `BPF_MAP_CREATE`, its beginning.
 #[repr(C)]
@@ -47,6 +54,15 @@ struct ProgLoad {
     prog_name: [u8; 16],
     prog_ifindex: u32,
     expected_attach_type: u32,
+}
+
+/// Likewise for `BPF_LINK_CREATE`.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
 }
 
 /// `BPF_F_XDP_HAS_FRAGS`: an XDP program that takes frames in several buffers. Those
@@ -118,6 +134,20 @@ pub fn load(kind: u32, attach: u32, flags: u32, instructions: &[u64]) -> Result<
     Err(error).with_context(|| format!("load a program: {}", String::from_utf8_lossy(said)))
 }
 
+/// An XDP program on an interface of the calling thread's namespace, until the link is
+/// dropped.
+pub fn attach_xdp(program: &impl AsFd, interface: &str) -> Result<OwnedFd> {
+    let index =
+        if_nametoindex(interface).with_context(|| format!("find the interface {interface}"))?;
+    let create = LinkCreate {
+        prog_fd: number(program.as_fd().as_raw_fd())?,
+        target_ifindex: index,
+        attach_type: ATTACH_XDP,
+        flags: 0,
+    };
+    call_for_fd(LINK_CREATE, &create).with_context(|| format!("attach a program to {interface}"))
+}
+
 /// `union bpf_attr` for `BPF_PROG_TEST_RUN`.
 #[repr(C)]
 #[derive(Default)]
@@ -134,7 +164,14 @@ struct TestRun {
     ctx_size_out: u32,
     ctx_in: u64,
     ctx_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch_size: u32,
+    pad: u32,
 }
+
+/// `BPF_F_TEST_XDP_LIVE_FRAMES`.
+const LIVE_FRAMES: u32 = 2;
 
 /// Runs a program on a packet again and again; nanoseconds of each run, and what the
 /// last one returned.
@@ -144,6 +181,23 @@ pub fn repeat(
     context: &[u8],
     times: u32,
 ) -> Result<(u32, u32)> {
+    test_run(program, packet, context, times, 0).context("run a program")
+}
+
+/// Likewise with frames that go where an XDP program says; nanoseconds of each. The
+/// program finds what it left in them the last time.
+pub fn send(program: &impl AsFd, packet: &[u8], context: &[u8], times: u32) -> Result<u32> {
+    let sent = test_run(program, packet, context, times, LIVE_FRAMES);
+    sent.map(|(duration, _)| duration).context("send frames")
+}
+
+fn test_run(
+    program: &impl AsFd,
+    packet: &[u8],
+    context: &[u8],
+    times: u32,
+    flags: u32,
+) -> Result<(u32, u32)> {
     let run = TestRun {
         prog_fd: number(program.as_fd().as_raw_fd())?,
         data_size_in: u32::try_from(packet.len())?,
@@ -151,11 +205,12 @@ pub fn repeat(
         repeat: times,
         ctx_size_in: u32::try_from(context.len())?,
         ctx_in: context.as_ptr() as u64,
+        flags,
         ..TestRun::default()
     };
     let run = UnsafeCell::new(run);
     // The kernel writes its results into the attributes.
-    call(PROG_TEST_RUN, &run).context("run a program")?;
+    call(PROG_TEST_RUN, &run)?;
     let TestRun { duration, retval, .. } = run.into_inner();
     Ok((duration, retval))
 }

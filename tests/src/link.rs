@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd as _;
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// A socket for all frames of an interface of the calling thread's namespace.
-pub(crate) fn open(index: u32) -> io::Result<Socket> {
+pub fn open(index: u32) -> io::Result<Socket> {
     let all = u16::try_from(libc::ETH_P_ALL).map_err(io::Error::other)?.to_be();
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(i32::from(all))))?;
     bind(&socket, all, index)?;

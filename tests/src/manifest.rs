@@ -283,15 +283,15 @@ fn merge(under: &mut Value, over: Value) {
     }
 }
 
-fn node_object(node: &Node) -> Value {
-    let Addresses { v4, v6 } = node.addresses;
+/// A node with this name.
+pub fn node_object(name: &str, Addresses { v4, v6 }: Addresses) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node",
-        "metadata": { "name": node.name, "labels": { "kubernetes.io/hostname": node.name } },
+        "metadata": { "name": name, "labels": { "kubernetes.io/hostname": name } },
         "spec": {},
         "status": { "addresses": [
             { "address": v4, "type": "InternalIP" }, { "address": v6, "type": "InternalIP" },
-            { "address": node.name, "type": "Hostname" },
+            { "address": name, "type": "Hostname" },
         ] },
     })
 }
@@ -311,7 +311,8 @@ fn pod_object(node: &Node, pod: &Pod) -> Value {
 
 /// Every object of a cluster.
 pub fn items(topology: &Topology, services: &[Service]) -> Vec<Value> {
-    let mut items: Vec<Value> = topology.nodes.iter().map(node_object).collect();
+    let mut items: Vec<Value> =
+        topology.nodes.iter().map(|node| node_object(&node.name, node.addresses)).collect();
     items.extend(topology.pods().map(|(node, pod)| pod_object(node, pod)));
     for service in services {
         items.push(service.object());

@@ -80,6 +80,15 @@ fn service_rules(chains: &mut String, rules: &mut String, service: &Service) -> 
         writeln!(chains, ":{chain} - [0:0]")?;
         writeln!(rules, "-A KUBE-SERVICES {to} -j {chain}")?;
         writeln!(rules, "-A {chain} {to} ! -s {PODS} -j KUBE-MARK-MASQ")?;
+        if let Some(node_port) = port.node_port {
+            let external = format!("KUBE-EXT-{}", hash(&name, 16));
+            writeln!(chains, ":{external} - [0:0]")?;
+            writeln!(
+                rules,
+                "-A KUBE-NODEPORTS -p {protocol} -m {protocol} --dport {node_port} -j {external}\n\
+                 -A {external} -j KUBE-MARK-MASQ\n-A {external} -j {chain}"
+            )?;
+        }
         for (left, endpoint) in (1..=service.endpoints.len()).rev().zip(&service.endpoints) {
             let end = format!("KUBE-SEP-{}", hash(&format!("{name}{endpoint}"), 16));
             let chance = match u32::try_from(left) {

@@ -1,6 +1,6 @@
 //! What a user would have instead: the rules that kube-proxy makes of the same
 //! Services, in the structure that its own tests show, loaded by the same
-//! programs. IPv4, cluster addresses, no affinity.
+//! programs. IPv4, cluster addresses and node ports, no affinity.
 //!
 //! Nothing of kube-proxy runs: packets meet rules, not the process that wrote
 //! them.
@@ -11,11 +11,11 @@ mod service;
 
 use crate::netns::Namespace;
 use crate::server;
-use crate::topology::Node;
 use anyhow::{Context as _, Result, bail};
 pub use service::{Port, Service};
 use std::fmt;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -42,22 +42,20 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Puts rules in force in a node's namespace. It finds Services in their order.
-pub fn load(node: &Node, mode: Mode, services: &[Service]) -> Result<()> {
+/// Puts rules in force in the namespace of a node with this address. It finds Services
+/// in their order.
+pub fn load(node: &Namespace, address: Ipv4Addr, mode: Mode, services: &[Service]) -> Result<()> {
     match mode {
         // Of the two programs that Debian has under the name `iptables-restore` its
         // own choice, whose tables can be removed again.
-        Mode::Iptables => feed(&node.netns, "iptables-nft-restore", &[], &iptables::text(services)),
-        Mode::Nftables => {
-            let text = nftables::text(node.addresses.v4, services);
-            feed(&node.netns, "nft", &["-f", "-"], &text)
-        }
+        Mode::Iptables => feed(node, "iptables-nft-restore", &[], &iptables::text(services)),
+        Mode::Nftables => feed(node, "nft", &["-f", "-"], &nftables::text(address, services)),
     }
 }
 
 /// Removes every rule and table of a node, and with them connection tracking.
-pub fn unload(node: &Node) -> Result<()> {
-    node.netns.output("nft", &["flush", "ruleset"]).map(drop)
+pub fn unload(node: &Namespace) -> Result<()> {
+    node.output("nft", &["flush", "ruleset"]).map(drop)
 }
 
 fn feed(netns: &Namespace, program: &str, arguments: &[&str], text: &str) -> Result<()> {

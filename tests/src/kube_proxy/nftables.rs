@@ -101,6 +101,16 @@ fn service_rules(text: &mut String, service: &Service) -> fmt::Result {
             goto.join(" , "),
             port.port,
         )?;
+        if let Some(node_port) = port.node_port {
+            let external = format!("external-{}-{name}", hash(&name, 8));
+            writeln!(
+                text,
+                "add chain ip kube-proxy {external}\n\
+                 add rule ip kube-proxy {external} jump mark-for-masquerade\n\
+                 add rule ip kube-proxy {external} goto {chain}\n\
+                 add element ip kube-proxy service-nodeports {{ {protocol} . {node_port} : goto {external} }}"
+            )?;
+        }
     }
     Ok(())
 }

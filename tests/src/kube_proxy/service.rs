@@ -16,6 +16,15 @@ pub struct Port {
     pub port: u16,
     /// On the endpoints.
     pub target: u16,
+    /// On the node, if there.
+    pub node_port: Option<u16>,
+}
+
+impl Port {
+    /// One of a cluster address alone.
+    pub const fn new(name: &'static str, protocol: &'static str, port: u16, target: u16) -> Self {
+        Self { name, protocol, port, target, node_port: None }
+    }
 }
 
 /// A Service of one family, with its endpoints.
@@ -40,7 +49,7 @@ impl Service {
         Self {
             name: format!("service-{number:05}"),
             address: address([10, 97, 0, 0], number),
-            ports: vec![Port { name: "http", protocol: "tcp", port: 80, target: 8080 }],
+            ports: vec![Port::new("http", "tcp", 80, 8080)],
             endpoints: vec![
                 address([10, 128, 0, 0], 2 * number),
                 address([10, 128, 0, 0], 2 * number + 1),
@@ -57,7 +66,7 @@ impl Service {
             .iter()
             .map(|port| {
                 json!({ "name": port.name, "port": port.port, "protocol": protocol(port),
-                        "targetPort": port.target })
+                        "targetPort": port.target, "nodePort": port.node_port })
             })
             .collect();
         let slice_ports: Vec<Value> = ports
@@ -66,6 +75,8 @@ impl Service {
                 json!({ "name": port.name, "port": port.target, "protocol": protocol(port) })
             })
             .collect();
+        let exposed = ports.iter().any(|port| port.node_port.is_some());
+        let kind = if exposed { "NodePort" } else { "ClusterIP" };
         let endpoints: Vec<Value> = endpoints
             .iter()
             .map(|endpoint| json!({ "addresses": [endpoint], "conditions": { "ready": true } }))
@@ -75,7 +86,7 @@ impl Service {
                 "apiVersion": "v1", "kind": "Service",
                 "metadata": { "name": name, "namespace": "default" },
                 "spec": { "clusterIP": address, "clusterIPs": [address], "ipFamilies": ["IPv4"],
-                          "ports": service_ports, "type": "ClusterIP" },
+                          "ports": service_ports, "type": kind },
             }),
             json!({
                 "addressType": "IPv4", "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",

@@ -4,7 +4,12 @@
 //! test by a tail call.
 
 use super::{Prog, Rig, context};
-use crate::bpf::{self, instruction};
+use crate::bpf::code::{
+    ADD_IMM, AND_IMM, CALL, EXIT, JUMP_GREATER, JUMP_NOT_EQUAL_IMM, LOAD_BYTE, LOAD_DOUBLE,
+    LOAD_HALF, LOAD_IMM, LOAD_WORD, MAP, MAP_VALUE, MOV_IMM, MOV_REG, SHIFT_RIGHT_IMM, STORE_BYTE,
+    STORE_BYTE_IMM, STORE_DOUBLE, STORE_HALF, STORE_WORD, STORE_WORD_IMM, XOR_REG,
+};
+use crate::bpf::{self, ATTACH_XDP, XDP, instruction};
 use anyhow::{Context as _, Result};
 use aya::programs::Program;
 use std::collections::BTreeSet;
@@ -13,40 +18,10 @@ use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 const ARRAY: u32 = 2;
 const PROG_ARRAY: u32 = 3;
 const SCHED_CLS: u32 = 3;
-const XDP: u32 = 6;
-/// `BPF_XDP`, the attach type of XDP programs.
-const ATTACH_XDP: u32 = 37;
 /// `BPF_FUNC_map_lookup_elem`.
 const LOOKUP: i32 = 1;
 /// `BPF_FUNC_tail_call`.
 const TAIL_CALL: i32 = 12;
-
-// Codes of instructions, by their names in linux/bpf.h.
-const MOV_IMM: u8 = 0xb7;
-const MOV_REG: u8 = 0xbf;
-const ADD_IMM: u8 = 0x07;
-const AND_IMM: u8 = 0x57;
-const XOR_REG: u8 = 0xaf;
-const SHIFT_RIGHT_IMM: u8 = 0x77;
-const LOAD_BYTE: u8 = 0x71;
-const LOAD_HALF: u8 = 0x69;
-const LOAD_WORD: u8 = 0x61;
-const LOAD_DOUBLE: u8 = 0x79;
-const STORE_BYTE_IMM: u8 = 0x72;
-const STORE_WORD_IMM: u8 = 0x62;
-const STORE_BYTE: u8 = 0x73;
-const STORE_HALF: u8 = 0x6b;
-const STORE_WORD: u8 = 0x63;
-const STORE_DOUBLE: u8 = 0x7b;
-const LOAD_IMM: u8 = 0x18;
-const JUMP_GREATER: u8 = 0x2d;
-const JUMP_NOT_EQUAL_IMM: u8 = 0x55;
-const CALL: u8 = 0x85;
-const EXIT: u8 = 0x95;
-/// As source of [`LOAD_IMM`]: the immediate is a map's descriptor.
-const MAP: u8 = 1;
-/// Likewise: what is loaded is the address of the map's value.
-const MAP_VALUE: u8 = 2;
 
 /// What [`Under::Lookup`] returns if there is no row: an action of neither kind of
 /// program that anything else here returns.
@@ -199,13 +174,28 @@ fn pass(xdp: bool) -> [u64; 2] {
 }
 
 /// `r2` and `r3` are where the packet begins and ends.
-fn packet(xdp: bool) -> [u64; 2] {
+pub(crate) fn packet(xdp: bool) -> [u64; 2] {
     let (data, end) = if xdp { (0, 4) } else { (76, 80) };
     [instruction(LOAD_WORD, 2, 1, data, 0), instruction(LOAD_WORD, 3, 1, end, 0)]
 }
 
+/// Writes a frame to where `r2` points.
+pub(crate) fn write(frame: &[u8]) -> Vec<u64> {
+    let at = |offset: usize| i16::try_from(offset).expect("a short frame");
+    let mut code = Vec::new();
+    let words = frame.chunks_exact(4);
+    for (byte, offset) in words.remainder().iter().zip(frame.len() & !3..) {
+        code.push(instruction(STORE_BYTE_IMM, 2, 0, at(offset), i32::from(*byte)));
+    }
+    for (word, number) in words.zip(0..) {
+        let word = i32::from_ne_bytes(word.try_into().expect("four bytes"));
+        code.push(instruction(STORE_WORD_IMM, 2, 0, at(number * 4), word));
+    }
+    code
+}
+
 /// Skips so many instructions where the packet is shorter than needed.
-fn within(needed: i32, skip: usize) -> [u64; 3] {
+pub(crate) fn within(needed: i32, skip: usize) -> [u64; 3] {
     let skip = i16::try_from(skip).expect("a short program");
     [
         instruction(MOV_REG, 4, 2, 0, 0),
@@ -222,15 +212,7 @@ fn driver(
     programs: BorrowedFd<'_>,
 ) -> Vec<u64> {
     let at = |offset: usize| i16::try_from(offset).expect("a short frame");
-    let mut body = Vec::new();
-    let words = frame.chunks_exact(4);
-    for (byte, offset) in words.remainder().iter().zip(frame.len() & !3..) {
-        body.push(instruction(STORE_BYTE_IMM, 2, 0, at(offset), i32::from(*byte)));
-    }
-    for (word, number) in words.zip(0..) {
-        let word = i32::from_ne_bytes(word.try_into().expect("four bytes"));
-        body.push(instruction(STORE_WORD_IMM, 2, 0, at(number * 4), word));
-    }
+    let mut body = write(frame);
     if let Some(Vary { port, address, flows }) = vary {
         let mask = i32::try_from(flows - 1).expect("at most 2^24");
         body.extend([

@@ -34,10 +34,8 @@ const LIMIT: Duration = Duration::from_mins(2);
 
 /// Where the Service is that is asked.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-const PORTS: [Port; 2] = [
-    Port { name: "dns", protocol: "udp", port: 53, target: server::UDP },
-    Port { name: "http", protocol: "tcp", port: 80, target: server::TCP },
-];
+const PORTS: [Port; 2] =
+    [Port::new("dns", "udp", 53, server::UDP), Port::new("http", "tcp", 80, server::TCP)];
 
 /// Why our agent can't serve so many Services, if it can't. It would serve as many as
 /// it has room for, but never be in order.
@@ -86,7 +84,10 @@ impl Field {
                     let others = manifest::items(&field.topology, &[]);
                     field.manifests.write("cluster.json", &Service::file(&services, others))?;
                 }
-                Stage::Rules(mode) => kube_proxy::load(field.node(), *mode, &services)?,
+                Stage::Rules(mode) => {
+                    let node = field.node();
+                    kube_proxy::load(&node.netns, node.addresses.v4, *mode, &services)?;
+                }
             }
         }
         Ok(field)
@@ -155,7 +156,7 @@ impl Field {
     /// Removes rules before the namespaces go, which may take their time.
     pub(crate) fn end(self) -> Result<()> {
         if self.stages.iter().any(|stage| matches!(stage, Stage::Rules(_))) {
-            kube_proxy::unload(self.node())?;
+            kube_proxy::unload(&self.node().netns)?;
         }
         Ok(())
     }
