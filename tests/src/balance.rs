@@ -12,6 +12,7 @@ use crate::prog::{Installed, Prog, Rig, ServiceSpec};
 use lb_common::tcp::flag;
 use lb_userspace::desired::Policy;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 
 /// Weights of ten backends.
 pub const WEIGHTS: [u16; 10] = [1, 2, 3, 4, 5, 1, 2, 3, 4, 5];
@@ -56,13 +57,30 @@ impl Shares {
     }
 }
 
-/// What happened to flows when a backend left.
+/// What happened to flows when a backend went or came.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Disruption {
-    /// Part of the flows that were the backend's.
+    /// Part of the flows that were the backend's, or became its own.
     pub unavoidable: f64,
-    /// Part of the flows that were another's and moved.
+    /// Part of the flows that were another's before and after, and moved.
     pub needless: f64,
+}
+
+impl Disruption {
+    /// Compares where the same flows went before and after this backend went or came.
+    pub fn between(changed: usize, before: &[usize], after: &[usize]) -> Self {
+        let (mut unavoidable, mut needless) = (0, 0);
+        for (before, after) in before.iter().zip(after) {
+            if [before, after].contains(&&changed) {
+                unavoidable += 1;
+            } else if before != after {
+                needless += 1;
+            }
+        }
+        let all = u32::try_from(before.len()).expect("not that many");
+        let part = |flows: u32| f64::from(flows) / f64::from(all);
+        Self { unavoidable: part(unavoidable), needless: part(needless) }
+    }
 }
 
 /// A Service with backends of different weights.
@@ -104,11 +122,21 @@ impl<'a> Scene<'a> {
     }
 
     /// Opens connections and says to which backend each went.
-    pub fn open(&mut self, connections: std::ops::Range<u32>) -> Vec<usize> {
+    pub fn open(&mut self, connections: Range<u32>) -> Vec<usize> {
+        self.send(connections, flag::SYN)
+    }
+
+    /// Sends a later packet of each connection, and says to which backend it went.
+    pub fn go_on(&mut self, connections: Range<u32>) -> Vec<usize> {
+        self.send(connections, flag::ACK)
+    }
+
+    fn send(&mut self, connections: Range<u32>, flags: u8) -> Vec<usize> {
         connections
             .map(|n| {
-                let syn = Packet::tcp(self.client(n), SERVICE, flag::SYN).macs(POD_2.entering());
-                let (_, frame) = self.rig.run_uncounted(Prog::Ingress, POD_2.index, &syn.bytes());
+                let packet = Packet::tcp(self.client(n), SERVICE, flags).macs(POD_2.entering());
+                let bytes = packet.bytes();
+                let (_, frame) = self.rig.run_uncounted(Prog::Ingress, POD_2.index, &bytes);
                 let to = packet::parse(&frame, true).expect("a readable frame").dst;
                 let place = self.backends.iter().position(|backend| *backend == to);
                 place.expect("one of the backends")
@@ -140,21 +168,44 @@ impl<'a> Scene<'a> {
         Shares::new(&self.weights, self.installed.backends.iter().map(open).collect())
     }
 
+    /// Lets new connections go to all backends, or to all but one.
+    pub fn serve_without(&mut self, absent: Option<usize>) {
+        let mut weights = self.weights.clone();
+        if let Some(absent) = absent {
+            weights[absent] = 0;
+        }
+        self.slots = self.rig.weigh(&self.installed, self.policy, &weights, self.slots);
+    }
+
+    /// Forgets all connections.
+    pub fn forget(&mut self) {
+        self.rig.clear_flows();
+        for id in &self.installed.backends {
+            self.rig.set_open_connections(*id, 0);
+        }
+    }
+
     /// Opens the same connections again with one backend less, after `before`
     /// with all of them.
     pub fn leave(&mut self, leaves: usize, before: &[usize]) -> Disruption {
-        let mut weights = self.weights.clone();
-        weights[leaves] = 0;
-        self.rig.clear_flows();
-        self.rig.weigh(&self.installed, self.policy, &weights, self.slots);
+        self.forget();
+        self.serve_without(Some(leaves));
         let number = u32::try_from(before.len()).expect("not that many");
         let after = self.open(0..number);
-        self.rig.weigh(&self.installed, self.policy, &self.weights, self.slots);
-        let part = |moved: usize| f64::from(u32::try_from(moved).expect("few")) / f64::from(number);
-        let pairs = || before.iter().zip(&after);
-        Disruption {
-            unavoidable: part(pairs().filter(|(before, _)| **before == leaves).count()),
-            needless: part(pairs().filter(|(a, b)| **a != leaves && a != b).count()),
-        }
+        self.serve_without(None);
+        Disruption::between(leaves, before, &after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Disruption;
+
+    #[test]
+    fn flows_of_the_backend_that_goes_or_comes_are_told_from_others() {
+        let (with, without) = ([0, 1, 2, 2], [1, 1, 2, 1]);
+        let moved = Disruption { unavoidable: 0.25, needless: 0.25 };
+        assert_eq!(Disruption::between(0, &with, &without), moved);
+        assert_eq!(Disruption::between(0, &without, &with), moved);
     }
 }

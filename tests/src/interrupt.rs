@@ -1,6 +1,7 @@
 //! Ctrl-C and SIGTERM: noted, so that a program ends where it can and
 //! cleans up, instead of dying with everything left standing.
 
+use anyhow::{Result, bail};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,6 +19,14 @@ pub fn install() {
         // SAFETY: the handler stores to an atomic, which is async-signal-safe.
         let _ = unsafe { sigaction(signal, &action) };
     }
+}
+
+/// Fails if one came.
+pub fn check() -> Result<()> {
+    if seen() {
+        bail!("interrupted");
+    }
+    Ok(())
 }
 
 /// Whether one came.

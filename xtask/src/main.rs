@@ -37,10 +37,8 @@ enum Command {
     Setup,
     /// Make a small cluster out of network namespaces, and send traffic through it
     Demo(demo::Options),
-    /// Measure how well each load-balancing policy keeps what it promises
-    Balance,
-    /// Measure what a packet costs, or real traffic beside kube-proxy's rules
-    Bench(measure::Bench),
+    /// Measure what packets and traffic cost, beside kube-proxy's rules, and policies
+    Bench(measure::Options),
     /// Kill, replace and stop agents under load for a while, and judge every answer
     Soak(soak::Options),
     /// Run every check: format, lints, documentation, tests with and without root, fuzzing
@@ -55,8 +53,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Setup => setup::run(setup::Purpose::Tests),
         Command::Demo(options) => demo::run(&options),
-        Command::Balance => measure::balance(),
-        Command::Bench(options) => measure::bench(options),
+        Command::Bench(options) => measure::run(&options),
         Command::Soak(options) => soak::run(&options),
         Command::Test(options) => test::run(&options),
         Command::TestKernels(options) => kernels::run(&options),

@@ -147,7 +147,7 @@ fn the_next_connection_goes_where_fewer_are_open_for_the_weight() {
     }
 }
 
-/// What `cargo xtask balance` measures, with fewer connections.
+/// What `cargo xtask bench balance` measures, with fewer connections.
 #[test]
 fn every_policy_keeps_what_its_weights_promise() {
     let Some(mut rig) = Rig::take() else { return };

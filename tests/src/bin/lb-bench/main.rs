@@ -1,40 +1,65 @@
 //! `cargo xtask bench`: what a packet costs in each program, as a multiple of one
-//! look-up in the flow table; and what real traffic costs, beside the rules that
-//! kube-proxy makes. Each is measured side by side in one run.
+//! look-up in the flow table; what packets from outside and real traffic cost, beside
+//! the rules that kube-proxy makes; and how well policies keep what they promise. What
+//! is compared is measured side by side in one run.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "it prints a report")]
 
+mod balance;
+mod chart;
 mod figures;
-mod measure;
+mod north_south;
+mod packets;
+mod part;
+mod report;
+mod target;
 mod traffic;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-use lb_tests::count::budget;
 use lb_tests::interrupt;
-use lb_tests::prog::Rig;
-use lb_tests::prog::paths::Scene;
-use measure::Table;
-use std::fs;
+use part::Part;
+use report::Report;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+/// Where a run of all parts is on record, below the top directory.
+const RECORD: [&str; 2] = ["docs/performance.json", "docs/performance.svg"];
+
+/// Measures all parts, or one by its name
 #[derive(Debug, Parser)]
 #[command(name = "lb-bench", bin_name = "cargo xtask bench")]
 struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    /// Write all figures to a file
+    #[arg(long, value_name = "FILE", global = true)]
+    json: Option<PathBuf>,
+    /// Draw the main figures into a file
+    #[arg(long, value_name = "FILE", global = true)]
+    svg: Option<PathBuf>,
+    /// Put the run on record: docs/performance.json, docs/performance.svg
+    #[arg(long, conflicts_with_all = ["json", "svg", "quick"])]
+    record: bool,
+    /// Short rounds: tells whether it works, not how fast
+    #[arg(long, global = true)]
+    quick: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
     /// What a packet costs in each program
     Packets {
-        /// Only count, and write what is on record
+        /// Only count instructions, look-ups and calls, and put them on record
         #[arg(long)]
         record: bool,
     },
+    /// Packets from outside to a node port, beside the rules that kube-proxy makes
+    NorthSouth(north_south::Options),
     /// Real traffic, beside the rules that kube-proxy makes
     Traffic(traffic::Options),
+    /// What each policy promises, and what moves when a backend goes or comes
+    Balance,
     /// A server that the traffic goes to
     #[command(hide = true)]
     Serve {
@@ -44,15 +69,7 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    let done = match Args::parse().what {
-        What::Packets { record } => packets(record),
-        What::Traffic(options) => {
-            interrupt::install();
-            traffic::run(&options)
-        }
-        What::Serve { number } => traffic::serve(number),
-    };
-    match done {
+    match run(Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -61,17 +78,41 @@ fn main() -> ExitCode {
     }
 }
 
-fn packets(record: bool) -> Result<()> {
-    let mut rig = Rig::take_vast().context("this loads BPF programs, so it needs root")?;
-    if record {
-        let text = budget::text(&budget::count(&mut rig)?);
-        return fs::write(budget::FILE, text).with_context(|| format!("write {}", budget::FILE));
+fn run(args: Args) -> Result<()> {
+    let Args { what, json, svg, record, quick } = args;
+    if record && what.is_some() {
+        bail!("only a run of all parts is put on record");
     }
-    let mut table = Table::default();
-    for scene in Scene::all() {
-        table.add(&mut rig, scene)?;
+    let parts = match what {
+        None => Part::all(quick),
+        Some(What::Packets { record: true }) => return packets::record(&top().join(packets::FILE)),
+        Some(What::Packets { record: false }) => {
+            vec![Part::new("packets", move || packets::run(quick))]
+        }
+        Some(What::NorthSouth(options)) => {
+            vec![Part::new("north-south", move || north_south::run(&options, quick))]
+        }
+        Some(What::Traffic(options)) => {
+            vec![Part::new("traffic", move || traffic::run(&options, quick))]
+        }
+        Some(What::Balance) => vec![Part::new("balance", balance::run)],
+        Some(What::Serve { number }) => return traffic::serve(number),
+    };
+    interrupt::install();
+    let report = Report::of(parts)?;
+    let recorded = RECORD.map(|file| record.then(|| top().join(file)));
+    let [recorded_json, recorded_svg] = recorded;
+    if let Some(file) = json.or(recorded_json) {
+        report.write_json(&file)?;
     }
-    print!("{table}");
-    println!("\n{} of the targets missed", table.missed());
+    if let Some(file) = svg.or(recorded_svg) {
+        report.draw(&file)?;
+    }
     Ok(())
+}
+
+/// The top directory of the repository that this was built of.
+fn top() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
 }

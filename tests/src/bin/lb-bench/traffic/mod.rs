@@ -5,22 +5,20 @@
 
 mod clients;
 mod field;
-mod report;
 mod sample;
 mod server;
 mod size;
 mod target;
 mod way;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use crate::part::Outcome;
+use anyhow::{Context as _, Result, ensure};
 use clients::Kind;
 use field::Field;
 use lb_tests::interrupt;
-use report::Report;
 use sample::Sample;
 pub(crate) use server::serve;
 use size::Size;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use way::{From, Stage, Way};
 
@@ -34,53 +32,47 @@ pub(crate) struct Options {
     /// How often everything is measured
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: Option<u32>,
-    /// Short rounds and few Services: tells whether it works, not how fast
-    #[arg(long)]
-    quick: bool,
-    /// Write all figures to a file
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
 }
 
 impl Options {
-    fn sizes(&self) -> &[u32] {
-        match (self.services.as_slice(), self.quick) {
-            ([], false) => &[1, 1_000, 10_000],
-            ([], true) => &[1, 100],
-            (sizes, _) => sizes,
-        }
+    /// Those of a run of all parts: shorter, as the noise allows.
+    pub(crate) fn of_all() -> Self {
+        Self { services: Vec::new(), rounds: Some(12) }
     }
 
-    fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 2 } else { 16 })
+    fn plan(&self, quick: bool) -> Plan {
+        let sizes: &[u32] = if quick { &[1, 100] } else { &[1, 1_000, 10_000] };
+        let sizes = if self.services.is_empty() { sizes } else { &self.services };
+        let (rounds, time) = if quick { (2, 20) } else { (self.rounds.unwrap_or(16), 80) };
+        Plan { sizes: sizes.to_vec(), rounds, time: Duration::from_millis(time) }
     }
+}
 
+/// What is measured, and how long.
+#[derive(Debug)]
+struct Plan {
+    sizes: Vec<u32>,
+    rounds: u32,
     /// How long each kind of traffic goes on each way, in each round.
-    const fn time(&self) -> Duration {
-        Duration::from_millis(if self.quick { 20 } else { 80 })
-    }
+    time: Duration,
 }
 
-/// Measures all of it, and prints it.
-pub(crate) fn run(options: &Options) -> Result<()> {
+/// Measures all of it.
+pub(crate) fn run(options: &Options, quick: bool) -> Result<Outcome> {
     ensure!(nix::unistd::geteuid().is_root(), "this makes network namespaces, so it needs root");
-    let begin = Instant::now();
-    let mut report = Report::new()?;
-    for services in options.sizes() {
-        let size = measure(*services, options).with_context(|| format!("{services} Services"))?;
+    let plan = options.plan(quick);
+    let mut sizes = Vec::new();
+    for services in &plan.sizes {
+        let size = measure(*services, &plan).with_context(|| format!("{services} Services"))?;
         print!("{size}");
-        report.sizes.push(size);
+        sizes.push(size);
     }
-    report.took = begin.elapsed();
-    print!("{report}");
-    if let Some(file) = &options.json {
-        let text = serde_json::to_string_pretty(&report.json())? + "\n";
-        std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
-    }
-    Ok(())
+    let charts = sizes.last().map(Size::chart).into_iter().collect();
+    let figures = sizes.iter().map(Size::json).collect();
+    Ok(Outcome { figures, targets: target::targets(&sizes), charts })
 }
 
-fn measure(services: u32, options: &Options) -> Result<Size> {
+fn measure(services: u32, plan: &Plan) -> Result<Size> {
     let mut size = Size::new(services);
     size.refused = field::lacks_room(services);
     let make = |stages: &&'static [Stage]| {
@@ -88,14 +80,14 @@ fn measure(services: u32, options: &Options) -> Result<Size> {
     };
     let mut fields = Field::SHARED.iter().map(make).collect::<Result<Vec<_>>>()?;
     let mut turns = Stage::TURNS;
-    for _ in 0..options.rounds() {
+    for _ in 0..plan.rounds {
         // What came first comes last in the next round.
         turns.reverse();
         for stages in turns {
             if !stages.iter().any(|stage| stage.has_agent()) {
-                turn(&fields, stages, options.time(), &mut size)?;
+                turn(&fields, stages, plan.time, &mut size)?;
             } else if size.refused.is_none() {
-                with_agent(&mut fields, stages, options.time(), &mut size)?;
+                with_agent(&mut fields, stages, plan.time, &mut size)?;
             }
         }
     }
@@ -131,9 +123,7 @@ fn turn(fields: &[Field], stages: &[Stage], time: Duration, size: &mut Size) -> 
     }
     for kind in Kind::ALL {
         for (way, field, sample) in &mut places {
-            if interrupt::seen() {
-                bail!("interrupted");
-            }
+            interrupt::check()?;
             let done = field.measure(*way, kind, time, sample);
             done.with_context(|| format!("from a {}: {way}", way.from.name()))?;
         }

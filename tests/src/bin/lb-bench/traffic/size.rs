@@ -1,7 +1,8 @@
 //! The figures of all ways at one number of Services.
 
 use super::sample::{Metric, Sample};
-use super::way::{Stage, Way};
+use super::way::{From, Stage, Way};
+use crate::chart::{Bar, Chart};
 use crate::figures::{median, median_with_error};
 use serde_json::{Map, Value, json};
 use std::fmt;
@@ -64,6 +65,24 @@ impl Size {
     /// How much of one processor the agent took while it was measured.
     fn agent(&self) -> f64 {
         self.agent_used.as_secs_f64() / self.agent_time.as_secs_f64()
+    }
+
+    /// Connections, which are what Services cost most.
+    pub(crate) fn chart(&self) -> Chart {
+        let bar = |way: Way| {
+            let (value, error) = self.ratio(way, Metric::Connections);
+            Bar { label: way.to_string(), series: way.stage.series(), value, error }
+        };
+        let group = |from: From| {
+            let ways = Way::through(from, &Stage::ALL).filter(|way| !way.is_direct());
+            (format!("from a {}", from.name()), ways.map(bar).collect())
+        };
+        let groups = [From::Pod, From::Node].map(group).into();
+        let title = format!(
+            "New connections a second, {} Services, as part of those without Services",
+            self.services
+        );
+        Chart { title, groups, mark: Some(1.0) }
     }
 
     /// All figures, for programs.

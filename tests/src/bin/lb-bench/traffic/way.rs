@@ -1,5 +1,6 @@
 //! The ways to a backend, and what must be in force in the node for each.
 
+use crate::chart::Series;
 use lb_tests::kube_proxy::Mode;
 use std::fmt;
 
@@ -29,6 +30,15 @@ impl Stage {
         Self::Rules(Mode::Nftables),
         Self::Rules(Mode::Iptables),
     ];
+
+    /// Whose it is.
+    pub(crate) const fn series(self) -> Series {
+        match self {
+            Self::Bare | Self::Again => Series::Other,
+            Self::Agent | Self::Skipping => Series::Ours,
+            Self::Rules(_) => Series::Theirs,
+        }
+    }
 
     /// What takes turns without anything being started or ended, in the order of a
     /// round: the agent's hooks for sockets are met by every process of the machine,

@@ -1,21 +1,57 @@
-//! Rounds of all ways one after the other, and their medians as multiples.
+//! What a packet costs in each program: rounds of all ways one after the other, and
+//! their medians as multiples of one look-up in the flow table.
 
+use crate::chart::{Bar, Chart, Series};
 use crate::figures::median;
-use anyhow::Result;
-use lb_tests::count::{Counter, Counts};
+use crate::part::Outcome;
+use crate::target::Target;
+use anyhow::{Context as _, Result};
+use lb_tests::count::{Counter, Counts, budget};
+use lb_tests::interrupt;
 use lb_tests::prog::Rig;
 use lb_tests::prog::cost::{Driver, MISS, Under};
 use lb_tests::prog::paths::{Path, Scene};
+use serde_json::{Value, json};
 use std::fmt;
+use std::fs;
+use std::path::Path as FilePath;
+use std::sync::MutexGuard;
 
 const ROUNDS: usize = 9;
 const PACKETS: u32 = 200_000;
 /// Of a way that makes rows: as many as are forgotten in no time.
 const NEW_FLOWS: u32 = 8_000;
 
+/// Where the counts are on record, below the top directory.
+pub(crate) const FILE: &str = budget::FILE;
+
+/// Counts, and writes what is on record.
+pub(crate) fn record(file: &FilePath) -> Result<()> {
+    let mut rig = rig()?;
+    let text = budget::text(&budget::count(&mut rig)?);
+    fs::write(file, text).with_context(|| format!("write {}", file.display()))
+}
+
+/// Measures all ways.
+pub(crate) fn run(quick: bool) -> Result<Outcome> {
+    let mut rig = rig()?;
+    let mut table = Table::default();
+    for scene in Scene::all() {
+        interrupt::check()?;
+        table.add(&mut rig, scene, if quick { 2 } else { ROUNDS })?;
+    }
+    print!("{table}");
+    let targets = table.rows.iter().filter_map(Row::promise).collect();
+    Ok(Outcome { figures: table.json(), targets, charts: vec![table.chart()] })
+}
+
+fn rig() -> Result<MutexGuard<'static, Rig>> {
+    Rig::take_vast().context("this loads BPF programs, so it needs root")
+}
+
 /// What was measured.
 #[derive(Debug, Default)]
-pub(crate) struct Table {
+struct Table {
     rows: Vec<Row>,
 }
 
@@ -33,21 +69,33 @@ struct Row {
 }
 
 impl Row {
-    fn is_missed(&self) -> bool {
-        self.target.is_some_and(|target| self.lookups > target)
+    fn promise(&self) -> Option<Target> {
+        let name = format!("{}, {}: look-ups", self.scene, self.name);
+        self.target.map(|target| Target::at_most(target, name, self.lookups, 0.0))
+    }
+
+    /// All figures, for programs.
+    fn json(&self) -> Value {
+        json!({
+            "scene": self.scene,
+            "way": self.name,
+            "nanoseconds": self.net,
+            "lookups": self.lookups,
+            "counts": self.counts.map(|counts| counts.to_string()),
+        })
     }
 }
 
 impl Table {
     /// Measures all ways of a scene.
-    pub(crate) fn add(&mut self, rig: &mut Rig, scene: Scene) -> Result<()> {
+    fn add(&mut self, rig: &mut Rig, scene: Scene, rounds: usize) -> Result<()> {
         let fresh = scene.install(rig);
         scene.establish(rig);
         let paths = scene.paths(fresh);
         let counter = Counter::new(rig)?;
         let drivers: Vec<Driver> = paths.iter().map(|path| driver(rig, path)).collect();
         let mut times = vec![Vec::new(); paths.len()];
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             for ((path, driver), times) in paths.iter().zip(&drivers).zip(&mut times) {
                 times.push(round(rig, path, driver));
             }
@@ -75,9 +123,22 @@ impl Table {
         Ok(())
     }
 
-    /// How many targets are missed.
-    pub(crate) fn missed(&self) -> usize {
-        self.rows.iter().filter(|row| row.is_missed()).count()
+    fn json(&self) -> Value {
+        self.rows.iter().map(Row::json).collect()
+    }
+
+    /// The ways with a target.
+    fn chart(&self) -> Chart {
+        let mut groups: Vec<(String, Vec<Bar>)> = Vec::new();
+        for row in self.rows.iter().filter(|row| row.target.is_some()) {
+            let (label, value) = (row.name.to_owned(), row.net);
+            let bar = Bar { label, series: Series::Ours, value, error: 0.0 };
+            match groups.last_mut() {
+                Some((scene, bars)) if *scene == row.scene => bars.push(bar),
+                _ => groups.push((row.scene.clone(), vec![bar])),
+            }
+        }
+        Chart { title: "Nanoseconds of a packet in a program".to_owned(), groups, mark: None }
     }
 }
 
@@ -110,14 +171,11 @@ fn round(rig: &mut Rig, path: &Path, driver: &Driver) -> f64 {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (what, blank) = (Counts::NAMES, "");
-        writeln!(f, "{blank:<10} {blank:<24} {:>8} {:>9} {what}  target", "ns net", "look-ups")?;
+        writeln!(f, "{blank:<10} {blank:<24} {:>8} {:>9} {what}", "ns net", "look-ups")?;
         for row in &self.rows {
-            let target = row.target.map_or_else(String::new, |target| {
-                format!("at most {target}{}", if row.is_missed() { ": missed" } else { "" })
-            });
             let counts = row.counts.map_or_else(String::new, |counts| counts.to_string());
             let line = format!(
-                "{:<10} {:<24} {:>8.0} {:>9.2} {counts:width$}  {target}",
+                "{:<10} {:<24} {:>8.0} {:>9.2} {counts:width$}",
                 row.scene,
                 row.name,
                 row.net,
