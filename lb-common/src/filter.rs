@@ -20,7 +20,7 @@ pub const BACKEND_ADDR: u8 = 1 << 4;
 
 /// Buckets, of a byte each; a power of two. A false positive costs a stranger's
 /// packet hash lookups, and a stranger's connection rows in the flow table:
-/// with [`crate::limits::MAX_BACKENDS`] backends that is one in sixteen.
+/// with 65,536 backends that is one in sixteen, with 262,144 one in five.
 pub const BUCKETS: u32 = 1 << 20;
 /// Words of eight buckets: elements of the filter map.
 pub const WORDS: u32 = BUCKETS / 8;

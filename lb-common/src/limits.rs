@@ -1,29 +1,44 @@
 //! Sizes of the maps and bounds of the packet path, each with its reason.
 
-/// Service ports. The row is 64 bytes and so are its counters, by CPU.
-pub const MAX_SERVICES: u32 = 16_384;
-/// Endpoints of Service ports; an endpoint behind two ports counts twice.
-pub const MAX_BACKENDS: u32 = 65_536;
-/// Slots, two to a word since array elements have a stride of 8 bytes: 8 MiB.
-/// An update needs room for the old and the new segment; a Maglev table has a
+/// Service ports at most. The row is 64 bytes and so are its counters, by CPU;
+/// the maps have as many rows as there is need for, from [`MIN_SERVICES`] on.
+pub const MAX_SERVICES: u32 = 65_536;
+/// Service ports that there is room for however few there are.
+pub const MIN_SERVICES: u32 = 1_024;
+/// Endpoints of Service ports at most; an endpoint behind two ports counts twice.
+pub const MAX_BACKENDS: u32 = 524_288;
+/// Endpoints that there is room for however few there are.
+pub const MIN_BACKENDS: u32 = 4_096;
+/// Slots at most, two to a word since array elements have a stride of 8 bytes. An
+/// update needs room for the old and the new segment; a Maglev table has a
 /// hundred slots a backend.
 pub const MAX_SLOTS: u32 = 32 * MAX_BACKENDS;
-/// Frontends of one family: ClusterIP, its address row, and node ports on
+/// Slots that there is room for however few are needed.
+pub const MIN_SLOTS: u32 = 65_536;
+/// Frontends of one family at most: ClusterIP, its address row, and node ports on
 /// several addresses.
-pub const MAX_FRONTENDS: u32 = 65_536;
+pub const MAX_FRONTENDS: u32 = 1_048_576;
+/// Frontends of one family that there is room for however few there are. A row
+/// takes memory when it is in use, and 16 bytes else.
+pub const MIN_FRONTENDS: u32 = 8_192;
 /// Clients of one family with session affinity, times the Service ports that
 /// they use.
 pub const MAX_AFFINITY: u32 = 65_536;
+/// The same while no Service port has session affinity: a map can't be empty.
+pub const MIN_AFFINITY: u32 = 1_024;
 /// Prefixes of one family: source ranges, and ranges of Services' addresses.
 pub const MAX_PREFIXES: u32 = 16_384;
-/// Sockets of this node that are connected to Services, by protocol.
-pub const MAX_SOCKETS: u32 = 65_536;
+/// Sockets of this node that are connected to Services, by protocol: more than a
+/// node has ports of its own for one destination.
+pub const MAX_SOCKETS: u32 = 32_768;
 /// Peers of this node's sockets that send to Services without a connection.
-pub const MAX_SOCKET_PEERS: u32 = 32_768;
-/// Rows of the IPv4 flow table; a flow needs two, with source translation three.
-pub const MAX_FLOWS_V4: u32 = 262_144;
-/// Rows of the IPv6 flow table.
-pub const MAX_FLOWS_V6: u32 = 131_072;
+pub const MAX_SOCKET_PEERS: u32 = 16_384;
+/// Rows of the IPv4 flow table if nobody says otherwise; a flow needs two, with
+/// source translation three. The kernel takes the memory for all of them at once,
+/// 17 MiB; they hold what kube-proxy lets conntrack hold for two processors.
+pub const MAX_FLOWS_V4: u32 = 131_072;
+/// Rows of the IPv6 flow table if nobody says otherwise: 13 MiB.
+pub const MAX_FLOWS_V6: u32 = 65_536;
 /// Of the rows of a flow table, those that flows may have which have not proven
 /// themselves, one for each flow: with two rows each they take a quarter of
 /// the table, with source translation three eighths.

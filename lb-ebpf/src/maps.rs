@@ -1,4 +1,4 @@
-//! Every map. Sizes are the defaults: the agent overrides them at load.
+//! Every map. Sizes are the least: the agent overrides them at load.
 
 use crate::datagrams::{Datagram, DatagramKey};
 use crate::packet::Parsed;
@@ -7,8 +7,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::limits::{
-    MAX_AFFINITY, MAX_BACKENDS, MAX_FLOWS_V4, MAX_FLOWS_V6, MAX_FRONTENDS, MAX_HELD,
-    MAX_INTERFACES, MAX_PREFIXES, MAX_SERVICES, MAX_SLOTS, MAX_SOCKET_PEERS, MAX_SOCKETS, young,
+    MAX_FLOWS_V4, MAX_FLOWS_V6, MAX_HELD, MAX_INTERFACES, MAX_PREFIXES, MAX_SOCKET_PEERS,
+    MAX_SOCKETS, MIN_AFFINITY, MIN_BACKENDS, MIN_FRONTENDS, MIN_SERVICES, MIN_SLOTS, young,
 };
 use lb_common::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Held, Interface,
@@ -45,22 +45,22 @@ pub(crate) struct Ask<A> {
 /// What IPv4 clients dial.
 #[map]
 pub(crate) static LB_FRONTENDS_V4: HashMap<FrontendKey<V4>, Frontend> =
-    HashMap::with_max_entries(MAX_FRONTENDS, 0);
+    HashMap::with_max_entries(MIN_FRONTENDS, BPF_F_NO_PREALLOC);
 /// What IPv6 clients dial.
 #[map]
 pub(crate) static LB_FRONTENDS_V6: HashMap<FrontendKey<V6>, Frontend> =
-    HashMap::with_max_entries(MAX_FRONTENDS, 0);
+    HashMap::with_max_entries(MIN_FRONTENDS, BPF_F_NO_PREALLOC);
 /// Service ports, by id.
 #[map]
 pub(crate) static LB_SERVICES: Array<Service> =
-    Array::with_max_entries(MAX_SERVICES, BPF_F_MMAPABLE);
+    Array::with_max_entries(MIN_SERVICES, BPF_F_MMAPABLE);
 /// Backend ids, two to a word; a Service's segment is a slice of it.
 #[map]
-pub(crate) static LB_SLOTS: Array<u64> = Array::with_max_entries(MAX_SLOTS / 2, BPF_F_MMAPABLE);
+pub(crate) static LB_SLOTS: Array<u64> = Array::with_max_entries(MIN_SLOTS / 2, BPF_F_MMAPABLE);
 /// Backends, by id.
 #[map]
 pub(crate) static LB_BACKENDS: Array<Backend> =
-    Array::with_max_entries(MAX_BACKENDS, BPF_F_MMAPABLE);
+    Array::with_max_entries(MIN_BACKENDS, BPF_F_MMAPABLE);
 /// IPv4 flows: what to do with a tuple.
 #[map]
 pub(crate) static LB_FLOWS_V4: LruHashMap<FlowKey<V4>, Flow<V4>> =
@@ -79,32 +79,33 @@ pub(crate) static LB_INTERFACES: HashMap<u32, Interface> =
 /// Counters of Service ports.
 #[map]
 pub(crate) static LB_SVC_TRAFFIC: PerCpuArray<Traffic> =
-    PerCpuArray::with_max_entries(MAX_SERVICES, 0);
+    PerCpuArray::with_max_entries(MIN_SERVICES, 0);
 /// Counters of backends.
 #[map]
 pub(crate) static LB_BE_TRAFFIC: PerCpuArray<Traffic> =
-    PerCpuArray::with_max_entries(MAX_BACKENDS, 0);
+    PerCpuArray::with_max_entries(MIN_BACKENDS, 0);
 /// Packets by hook and verdict.
 #[map]
 pub(crate) static LB_VERDICTS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(verdict::VERDICT_COUNTERS, 0);
 /// What people call the Service ports; no program reads it.
 #[map]
-pub(crate) static LB_NAMES: HashMap<u32, ServiceName> = HashMap::with_max_entries(MAX_SERVICES, 0);
+pub(crate) static LB_NAMES: HashMap<u32, ServiceName> =
+    HashMap::with_max_entries(MIN_SERVICES, BPF_F_NO_PREALLOC);
 /// Round-robin positions, one a family: two clients that take turns in two
 /// families must not each meet every other backend. Per CPU, so that a new
 /// connection touches no cache line of another CPU.
 #[map]
 pub(crate) static LB_CURSORS: PerCpuArray<[u32; 2]> =
-    PerCpuArray::with_max_entries(MAX_SERVICES, 0);
+    PerCpuArray::with_max_entries(MIN_SERVICES, 0);
 /// The backends that IPv4 clients were given, for session affinity.
 #[map]
 pub(crate) static LB_AFFINITY_V4: LruHashMap<AffinityKey<V4>, Affinity> =
-    LruHashMap::with_max_entries(MAX_AFFINITY, 0);
+    LruHashMap::with_max_entries(MIN_AFFINITY, 0);
 /// The backends that IPv6 clients were given, for session affinity.
 #[map]
 pub(crate) static LB_AFFINITY_V6: LruHashMap<AffinityKey<V6>, Affinity> =
-    LruHashMap::with_max_entries(MAX_AFFINITY, 0);
+    LruHashMap::with_max_entries(MIN_AFFINITY, 0);
 /// IPv4 source ranges of Services, where local pods are, and where Services'
 /// addresses are.
 #[map]
@@ -122,7 +123,7 @@ pub(crate) static LB_RANGES: Array<RangeHeads> = Array::with_max_entries(2, BPF_
 /// Open connections, by backend id: what least-connections compares. Shared by
 /// all CPUs; the agent puts right what flows that ended unseen left behind.
 #[map]
-pub(crate) static LB_OPEN: Array<u64> = Array::with_max_entries(MAX_BACKENDS, BPF_F_MMAPABLE);
+pub(crate) static LB_OPEN: Array<u64> = Array::with_max_entries(MIN_BACKENDS, BPF_F_MMAPABLE);
 /// Whom TCP sockets of this node are connected to, by cookie. A row lost only
 /// makes the backend's name show.
 #[map]
@@ -144,7 +145,7 @@ pub(crate) static LB_SOCKET_NAMES: LruHashMap<SocketKey, SocketName> =
 /// Packets dropped for want of a source port, by service id: beside the other
 /// counters, which fill a cache line.
 #[map]
-pub(crate) static LB_NO_PORT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_SERVICES, 0);
+pub(crate) static LB_NO_PORT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MIN_SERVICES, 0);
 /// IPv4 flows that have not proven themselves, by their forward keys: a ring.
 #[map]
 pub(crate) static LB_YOUNG_V4: Array<FlowKey<V4>> = Array::with_max_entries(young(MAX_FLOWS_V4), 0);

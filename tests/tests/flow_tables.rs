@@ -379,13 +379,13 @@ fn processor_time() -> Duration {
     Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
 }
 
-/// Prints what it takes to sweep tables of the default size.
+/// Prints what it takes to sweep tables of twice the default size.
 #[test]
 fn full_tables_are_swept_in_a_fraction_of_the_interval() {
     if !privilege::root_or_skip() {
         return;
     }
-    let sizes = MapSizes::default();
+    let sizes = MapSizes { flows_v4: 262_144, flows_v6: 131_072, ..MapSizes::default() };
     let pins = Pins::load(sizes);
     let fill = |silence| {
         let (mut v4, mut v6) = (pins.table::<V4>(), pins.table::<V6>());

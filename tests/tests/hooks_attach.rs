@@ -332,9 +332,9 @@ fn pins_that_do_not_fit_are_refused_with_what_to_do() {
     drop(hooks);
 
     let mut larger = scene.options();
-    larger.sizes.backends = 128;
+    larger.sizes.interfaces = 128;
     let refused = scene.inside(|| Hooks::open(&larger).err()).unwrap().to_string();
-    assert!(refused.contains("LB_BACKENDS") && refused.contains("--replace-layout"), "{refused}");
+    assert!(refused.contains("LB_INTERFACES") && refused.contains("--replace-layout"), "{refused}");
 
     // Its links are live in a namespace that is not the caller's.
     let elsewhere = Hooks::open(&scene.options()).err().unwrap().to_string();

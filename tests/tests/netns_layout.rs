@@ -1,10 +1,11 @@
 //! Pins of another layout: refused with what would be lost, replaced without a
-//! gap if that is accepted, and flow tables of another size take their flows
-//! along, wherever an agent that brings them over is killed.
+//! gap if that is accepted; flow tables of another size take their flows along, and
+//! maps that become too small for the Services their rows, wherever an agent that
+//! brings them over is killed.
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData, MapInfo};
-use lb_common::limits::{MAX_FLOWS_V4, MAX_FLOWS_V6};
+use lb_common::limits::{MAX_AFFINITY, MAX_FLOWS_V4, MAX_FLOWS_V6, MIN_BACKENDS, MIN_SERVICES};
 use lb_common::{ABI_VERSION, names};
 use lb_tests::agent::Agent;
 use lb_tests::client::{Connection, Datagrams};
@@ -16,6 +17,7 @@ use lb_tests::privilege::root_or_skip;
 use lb_tests::process::binary;
 use lb_tests::topology::{Topology, Wiring};
 use lb_tests::traffic::{Kind, Load};
+use serde_json::json;
 use std::net::SocketAddr;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -224,7 +226,7 @@ fn flow_tables_of_another_size_take_their_flows_along() -> Result<()> {
     let mut streams = streams(&cluster)?;
     let sizes: [(&[&str], [u32; 2]); 3] = [
         (&["--flows-v4", "524288"], [524_288, MAX_FLOWS_V6]),
-        (&["--flows-v4", "131072", "--flows-v6", "100000"], [131_072, 100_000]),
+        (&["--flows-v4", "262144", "--flows-v6", "100000"], [262_144, 100_000]),
         (&["--flows-v6", "262144"], [MAX_FLOWS_V4, 262_144]),
     ];
     let node = cluster.node(0).addresses.both();
@@ -287,5 +289,108 @@ fn flow_tables_of_another_size_take_their_flows_along() -> Result<()> {
     agent.ready()?;
     ensure!(room(&agent, names::MAP_FLOWS_V4)? == 1024, "still the old size");
     drop(crowd);
+    Ok(())
+}
+
+/// Services with three endpoints each that nobody has.
+fn many(count: u32) -> String {
+    let items = (0..count).flat_map(|number| {
+        let [_, _, high, low] = number.to_be_bytes();
+        let (name, address) = (format!("many-{number}"), format!("10.97.{high}.{low}"));
+        let port = json!([{ "port": 80, "protocol": "TCP", "targetPort": 8080 }]);
+        let ready = |n: u8| {
+            let address = format!("10.{}.{high}.{low}", 128 + n);
+            json!({ "addresses": [address], "conditions": { "ready": true } })
+        };
+        let labels = json!({ "kubernetes.io/service-name": name });
+        [
+            json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": { "name": name },
+                "spec": { "clusterIP": address, "ports": port },
+            }),
+            json!({
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": { "name": name, "labels": labels }, "addressType": "IPv4",
+                "ports": [{ "port": 8080, "protocol": "TCP" }],
+                "endpoints": [ready(0), ready(1), ready(2)],
+            }),
+        ]
+    });
+    json!({ "apiVersion": "v1", "kind": "List", "items": items.collect::<Vec<_>>() }).to_string()
+}
+
+/// Connections that both Service ports have had in all.
+fn connections(agent: &Agent) -> Result<Vec<u64>> {
+    let services = agent.services()?;
+    let web = services.iter().filter(|one| one["name"] == "web");
+    web.map(|port| port["connections"].as_u64().context("no counters")).collect()
+}
+
+#[test]
+fn maps_grow_with_the_services_and_nothing_in_them_is_lost() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let mut cluster = Cluster::new(Setup::tc(Wiring::Routed), on_node_two)?;
+    let mut agent = cluster.agents.remove(0);
+    let mut streams = streams(&cluster)?;
+    let rooms = |agent: &Agent| -> Result<[u32; 2]> {
+        Ok([room(agent, names::MAP_SERVICES)?, room(agent, names::MAP_BACKEND_TRAFFIC)?])
+    };
+    ensure!(rooms(&agent)? == [MIN_SERVICES, MIN_BACKENDS], "{:?}", rooms(&agent)?);
+    let all_in_force = |agent: &Agent, count: u32| -> Result<()> {
+        deadline::until_ok("all Services in force", LIMIT * 3, || {
+            let found = agent.services()?.len();
+            ensure!(found == count as usize + 2, "{found} Service ports of {count} and two");
+            Ok(())
+        })
+    };
+    let targets = [(&cluster.pod(0, 1).netns, Kind::Http, web().http_addresses()[1])];
+    let before = connections(&agent)?;
+    let (rounds, tally) = Load::run(&targets, |_load| {
+        Streams::check_during(&mut streams, || {
+            cluster.manifests.write("many.json", &many(1_500))?;
+            all_in_force(&agent, 1_500)
+        })
+    })?;
+    ensure!(tally.failures.is_empty() && rounds > 2, "{tally}: {:?}", tally.failures.first());
+    let grown = rooms(&agent)?;
+    ensure!(grown[0] > 1_500 && grown[1] > 4_500, "{grown:?}");
+    let after = connections(&agent)?;
+    let fewer = before.iter().zip(&after).any(|(before, after)| after < before);
+    ensure!(before.len() == 2 && !fewer, "the counters began anew: {before:?}, {after:?}");
+    ensure!(!agent.pin_dir().join("next").exists(), "something is left");
+    ensure!(agent.verify(&[])? == [""; 0]);
+
+    // Killed anywhere on the way to still more.
+    for round in 0_u32..6 {
+        let count = 3_000 + 1_200 * round;
+        agent.kill();
+        cluster.manifests.write("many.json", &many(count))?;
+        Streams::check_during(&mut streams, || {
+            agent.run()?;
+            // The moment is what varies.
+            std::thread::sleep(Duration::from_millis(300) * round);
+            agent.kill();
+            agent.run()?;
+            agent.ready()?;
+            all_in_force(&agent, count)
+        })
+        .with_context(|| format!("killed after {} ms", 300 * round))?;
+        ensure!(!agent.pin_dir().join("next").exists(), "something is left");
+    }
+    let affinity = json!({ "spec": { "sessionAffinity": "ClientIP" } });
+    let sticky: Vec<Service> = on_node_two(&cluster.topology)
+        .into_iter()
+        .map(|service| service.with(affinity.clone()))
+        .collect();
+    Streams::check_during(&mut streams, || {
+        cluster.publish(&sticky)?;
+        deadline::until_ok("room for clients with affinity", LIMIT, || {
+            let rows = room(&agent, names::MAP_AFFINITY_V4)?;
+            ensure!(rows == MAX_AFFINITY, "{rows} rows");
+            Ok(())
+        })
+    })?;
     Ok(())
 }

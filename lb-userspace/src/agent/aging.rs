@@ -12,7 +12,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -65,7 +65,8 @@ impl Aging {
     pub(super) fn start(pin_dir: &Path, metrics: AgingMetrics) -> Result<Self, MapsError> {
         let (sweeper, held) = (Sweeper::open(pin_dir)?, HeldTable::open(pin_dir)?);
         let (end, ended) = channel();
-        let work = Work { sweeper, held, metrics, ports: Ports::default() };
+        let pin_dir = pin_dir.to_path_buf();
+        let work = Work { pin_dir, sweeper, held, metrics, ports: Ports::default() };
         let thread = thread::Builder::new().name("lb-flows".to_owned());
         if let Err(error) = thread.spawn(move || work.until(&ended)) {
             complain(&error);
@@ -79,6 +80,7 @@ fn complain(error: &io::Error) {
 }
 
 struct Work {
+    pin_dir: PathBuf,
     sweeper: Sweeper,
     held: HeldTable,
     metrics: AgingMetrics,
@@ -106,6 +108,7 @@ impl Work {
     fn sweep(&mut self) -> Result<(), MapsError> {
         self.metrics.fragments_lost.inc_by(self.held.expire(monotonic_now()));
         let begin = Instant::now();
+        self.sweeper.refresh(&self.pin_dir);
         let swept = self.sweeper.sweep(monotonic_now())?;
         let took = begin.elapsed().as_secs_f64();
         self.metrics.duration.observe(took);

@@ -34,7 +34,7 @@ impl Metrics {
         status: Arc<SharedStatus>,
         sync_duration: Histogram,
         (aging, repairs): (&AgingMetrics, &RepairMetrics),
-    ) -> Result<Self, MapsError> {
+    ) -> Self {
         let mut registry = Registry::default();
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("lb_build", "The running version", version);
@@ -45,10 +45,9 @@ impl Metrics {
         );
         aging.register(&mut registry);
         repairs.register(&mut registry);
-        let maps = Maps::open(pin_dir)?;
-        let kernel = Kernel { pin_dir: pin_dir.to_path_buf(), maps, status };
+        let kernel = Kernel { pin_dir: pin_dir.to_path_buf(), status };
         registry.register_collector(Box::new(kernel));
-        Ok(Self { registry })
+        Self { registry }
     }
 
     /// The exposition. Takes as long as the flow tables are full.
@@ -67,7 +66,6 @@ pub(super) fn sync_duration() -> Histogram {
 /// Reads the maps at each scrape.
 struct Kernel {
     pin_dir: PathBuf,
-    maps: Maps,
     status: Arc<SharedStatus>,
 }
 
@@ -87,12 +85,14 @@ struct Read {
 
 impl Kernel {
     fn read(&self) -> Result<Read, MapsError> {
+        // Those that are pinned now: they may have grown.
+        let maps = Maps::open(&self.pin_dir)?;
         Ok(Read {
-            services: services(&self.maps)?,
-            verdicts: verdicts(&self.maps)?,
-            fill: fill(&self.pin_dir, &self.maps)?,
+            services: services(&maps)?,
+            verdicts: verdicts(&maps)?,
+            fill: fill(&self.pin_dir, &maps)?,
             flows: census(&self.pin_dir)?,
-            pressure: self.maps.pressure.read()?,
+            pressure: maps.pressure.read()?,
         })
     }
 }

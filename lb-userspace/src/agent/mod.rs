@@ -14,6 +14,7 @@ mod node;
 mod pidfd;
 mod repairs;
 mod report;
+mod room;
 mod server;
 mod socket;
 mod stale;
@@ -165,7 +166,8 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let source = Source::open(&config)?;
     let status = Arc::new(SharedStatus::default());
     let mut report = Report::new(Arc::clone(&status));
-    let (options, warning) = hook_options(&config);
+    let (mut options, warning) = hook_options(&config);
+    options.sizes = room::sizes(&source.demand(), &options.sizes);
     report.set_lasting_warnings(warning);
     let Place { hooks, socket, listener, healthz } = Place::take(&config, &options).await?;
     let sync_duration = metrics::sync_duration();
@@ -184,7 +186,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let _aging = Aging::start(&config.hooks.pin_dir, aging.clone())?;
     let socket = tokio::spawn(socket.serve(Arc::clone(&status), verifier));
     if let Some(listener) = listener {
-        serve_metrics(&config, listener, &status, sync_duration, (&aging, &repairs))?;
+        serve_metrics(&config, listener, &status, sync_duration, (&aging, &repairs));
     }
     if let Some(healthz) = healthz {
         let address = healthz.address().to_string();
@@ -262,13 +264,12 @@ fn serve_metrics(
     status: &Arc<SharedStatus>,
     sync_duration: Histogram,
     loops: (&AgingMetrics, &RepairMetrics),
-) -> Result<(), AgentError> {
+) {
     let address = listener.local_addr().map_or_else(|_| String::new(), |addr| addr.to_string());
     status.update(|status| status.agent.metrics = Some(address));
     let pin_dir = &config.hooks.pin_dir;
-    let metrics = metrics::Metrics::new(pin_dir, Arc::clone(status), sync_duration, loops)?;
+    let metrics = metrics::Metrics::new(pin_dir, Arc::clone(status), sync_duration, loops);
     tokio::spawn(http::serve(listener, metrics, Arc::clone(status)));
-    Ok(())
 }
 
 /// Logs what the maps cost, the dearest first.

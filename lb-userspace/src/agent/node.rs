@@ -8,17 +8,18 @@ use super::report::Report;
 use super::stale::StaleSockets;
 use super::status::{SyncInfo, unix_now};
 use super::verify::{Answer, sizes};
-use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, sysctl};
+use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, room, sysctl};
 use crate::cli::BehaviourArgs;
 use crate::dataplane::{HookOptions, Hooks, SyncReport};
-use crate::desired::{Compiler, Problem, SlowStart, service_cidrs, spared_addresses};
+use crate::desired::{Compiler, Demand, Problem, SlowStart, service_cidrs, spared_addresses};
 use crate::drift::Verification;
 use crate::model;
 use crate::netlink::{NetworkState, NetworkWatcher};
-use crate::reconcile::{NetworkFacts, Programmer, QUARANTINE};
+use crate::reconcile::{ApplyReport, NetworkFacts, Programmer, QUARANTINE};
 use crate::source::SourceError;
 use crate::source::manifests::{ManifestDir, Snapshot};
 use ipnet::IpNet;
+use lb_common::limits::MAX_AFFINITY;
 use prometheus_client::metrics::histogram::Histogram;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -30,21 +31,33 @@ use tokio::sync::mpsc;
 /// How soon something that failed is tried again.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// How soon larger maps are tried again.
+const REGROW: Duration = Duration::from_mins(1);
+
 /// The manifests, read once.
 pub(super) struct Source {
     manifests: ManifestDir,
     changes: mpsc::Receiver<()>,
     snapshot: Snapshot,
+    compiler: Compiler,
 }
 
 impl Source {
-    /// Reads the manifests: nothing else is touched before that worked.
+    /// Reads the manifests, and finds out what they ask for: nothing else is touched
+    /// before that worked.
     pub(super) fn open(config: &Config) -> Result<Self, AgentError> {
         let mut manifests = ManifestDir::new(&config.manifests);
         // Watching begins before reading, so that no change falls in between.
         let changes = manifests.watch()?;
         let snapshot = manifests.load()?;
-        Ok(Self { manifests, changes, snapshot })
+        let mut compiler = Compiler::new(config.compile.clone());
+        compiler.update(&snapshot.objects, &snapshot.changes);
+        Ok(Self { manifests, changes, snapshot, compiler })
+    }
+
+    /// How much room in the maps that needs.
+    pub(super) fn demand(&self) -> Demand {
+        self.compiler.desired().demand()
     }
 }
 
@@ -87,6 +100,10 @@ pub(super) struct Node {
     reweigh: Option<Instant>,
     /// When ports that can't be listened on are tried again.
     relisten: Option<Instant>,
+    /// When larger maps may be tried again, after that failed.
+    regrow: Option<Instant>,
+    /// Whether a Service port has session affinity.
+    remembers: bool,
     watch: Watch,
 }
 
@@ -130,7 +147,7 @@ impl Node {
             programmer,
             hooks,
             stale: StaleSockets::default(),
-            compiler: Compiler::new(config.compile.clone()),
+            compiler: source.compiler,
             behaviour: config.behaviour.clone(),
             own: None,
             service_cidrs: Vec::new(),
@@ -145,11 +162,13 @@ impl Node {
             recheck: None,
             reweigh: None,
             relisten: None,
+            regrow: None,
+            remembers: false,
             watch,
         };
         // What can't be read may be what is in force.
         node.programmer.hold();
-        node.take(&source.snapshot);
+        node.note(&source.snapshot);
         drop(source.snapshot);
         node.catch_up();
         node.facts = node.look();
@@ -243,13 +262,23 @@ impl Node {
 
     /// Compiles what was read; true if other interfaces are uplinks now.
     fn take(&mut self, snapshot: &Snapshot) -> bool {
+        self.compiler.update(&snapshot.objects, &snapshot.changes);
+        self.note(snapshot)
+    }
+
+    /// Remembers of what was compiled all that the compiler does not; true if other
+    /// interfaces are uplinks now.
+    fn note(&mut self, snapshot: &Snapshot) -> bool {
         self.programmer.hold_only(|key| snapshot.lost.may_hold(&key.namespace, &key.name));
         if !snapshot.lost.may_hold_cidrs() {
             self.programmer.release_cidrs();
         }
         self.service_cidrs = service_cidrs(&snapshot.objects);
         self.service_cidrs.extend(spared_addresses(&snapshot.objects));
-        self.compiler.update(&snapshot.objects, &snapshot.changes);
+        if !snapshot.changes.services.is_empty() {
+            let mut services = self.compiler.desired().services.values();
+            self.remembers = services.any(|service| service.affinity.is_some());
+        }
         self.problems = snapshot.problems.iter().chain(self.compiler.problems()).cloned().collect();
         let name = self.compiler.options().node_name.as_deref();
         let node = snapshot
@@ -293,6 +322,9 @@ impl Node {
         self.reweigh = self.slow_start.next_step(now);
         match self.programmer.apply(&desired, &self.facts, now) {
             Ok(applied) => {
+                if self.grow(&applied) {
+                    return;
+                }
                 self.stale.changed(&mut self.report);
                 self.sync_duration.observe(applied.duration.as_secs_f64());
                 if applied.wants_retry() {
@@ -303,6 +335,7 @@ impl Node {
                     duration_seconds: applied.duration.as_secs_f64(),
                     changed: applied.changed,
                     writes: applied.writes,
+                    bytes: applied.bytes,
                 };
                 self.report.set_held(self.programmer.held());
                 self.report.set_sync(sync, &self.problems, &applied);
@@ -315,6 +348,36 @@ impl Node {
                 self.retry_in(RETRY);
             }
         }
+    }
+
+    /// Makes the maps larger if something was refused for want of rows, and begins
+    /// anew with them; false if they stay as they are.
+    fn grow(&mut self, applied: &ApplyReport) -> bool {
+        let lacks_affinity = self.remembers && self.hooks.map_sizes().affinity < MAX_AFFINITY;
+        let wants = lacks_affinity || !applied.refused.is_empty();
+        if !wants || self.regrow.is_some_and(|at| at > Instant::now()) {
+            return false;
+        }
+        let demand = self.compiler.desired().demand();
+        let refused = applied.refused.iter().map(|(_, refusal)| refusal);
+        let Some(sizes) = room::larger(&self.hooks.map_sizes(), &demand, refused) else {
+            return false;
+        };
+        let pin_dir = self.hooks.pins().path().to_path_buf();
+        let resized = self.hooks.resize(sizes).map_err(AgentError::from);
+        let resized = resized.and_then(|()| Ok(self.programmer.reopen(&pin_dir)?));
+        if let Err(error) = resized {
+            self.report.set_apply_error(format!("the maps can't be made larger: {error}"));
+            self.regrow = Some(Instant::now() + REGROW);
+            return false;
+        }
+        self.apply();
+        self.attach();
+        if let Err(error) = self.serve_sockets(&pin_dir) {
+            self.report.set_apply_error(error.to_string());
+            self.retry_in(RETRY);
+        }
+        true
     }
 
     /// Tells load balancers what is in force.

@@ -114,6 +114,9 @@ pub struct SyncInfo {
     /// How many rows of maps, or runs of slots, that took.
     #[serde(default)]
     pub writes: usize,
+    /// How many bytes these are.
+    #[serde(default)]
+    pub bytes: usize,
 }
 
 /// One time that the kernel was compared with what it should hold, and what had

@@ -11,8 +11,8 @@ use super::pins::{LinkKey, PinLock};
 use super::rows::Rows;
 use super::xdp::{self, Plan};
 use super::{
-    DataplaneError, HookOptions, HookPoint, HookStatus, Mode, PinDir, Rehearsal, SocketStatus,
-    SyncReport, TcPreference, abi, layout, sockets, teardown,
+    DataplaneError, HookOptions, HookPoint, HookStatus, MapSizes, Mode, PinDir, Rehearsal,
+    SocketStatus, SyncReport, TcPreference, abi, layout, sockets, spec, teardown,
 };
 use crate::netlink::tc::Direction;
 use crate::netlink::{Link, NetworkState};
@@ -37,7 +37,8 @@ pub struct Hooks {
     inherited: Vec<LinkKey>,
     /// Flows on their way to tables of another size.
     moving: Option<MovingFlows>,
-    _log: Option<ProgramLog>,
+    /// What the programs say, for as long as this is here.
+    log: Option<ProgramLog>,
     pub(super) lock: PinLock,
 }
 
@@ -88,7 +89,7 @@ impl Hooks {
             rows: Rows::open(&pins)?,
             clsact: Clsact::open(&pins)?,
             keeper,
-            _log: ProgramLog::start(programs.object()),
+            log: ProgramLog::start(programs.object()),
             programs,
             attached: BTreeMap::new(),
             serves_sockets: false,
@@ -97,6 +98,24 @@ impl Hooks {
             pins,
             lock,
         })
+    }
+
+    /// Goes on with maps of other sizes, and with programs that use them, which
+    /// the next [`Hooks::sync`] attaches in the place of those that are.
+    pub fn resize(&mut self, sizes: MapSizes) -> Result<(), DataplaneError> {
+        let options = HookOptions { sizes, replace_layout: false, ..self.options.clone() };
+        let (mut programs, moving) = layout::settle(&options, &self.pins)?;
+        self.log = ProgramLog::start(programs.object());
+        (self.options, self.programs, self.moving) = (options, programs, moving);
+        self.keeper.keep_maps(&self.pins);
+        self.inherited = self.pins.pinned_links()?;
+        self.attached.clear();
+        Ok(())
+    }
+
+    /// How large the maps are.
+    pub fn map_sizes(&self) -> MapSizes {
+        spec::with_pinned(&self.pins, &self.options.sizes)
     }
 
     /// Where everything is pinned.

@@ -1,7 +1,9 @@
 //! What becomes of pins that differ from what this process needs: flow tables
-//! of another size are replaced with their rows; anything else is refused, with
-//! what would be lost, or replaced by new maps if the user accepts that.
+//! of another size, and maps with too few rows for the Services, are replaced with
+//! their rows; anything else is refused, with what would be lost, or replaced by new
+//! maps if the user accepts that.
 
+use super::grow::Growth;
 use super::load::Programs;
 use super::maps::{self, FlowFamily as _};
 use super::migrate::MovingFlows;
@@ -65,7 +67,9 @@ pub(super) fn settle(
         teardown::remove_staged(pins);
         return Err(DataplaneError::Layout { pin_dir: pins.path().into(), difference, lost });
     }
-    let programs = Programs::load(options, pins)?;
+    let growth = Growth::begin(pins, &mismatches)?;
+    let programs = Programs::load(options, pins, growth.maps())?;
+    growth.finish(moving.is_some())?;
     if let Some(moving) = &mut moving {
         moving.follow()?;
     }
@@ -92,8 +96,8 @@ fn difference(
     if let Some(found) = found.filter(|found| *found != expected) {
         return Ok(Some(Difference(format!("version {found} instead of {expected}"))));
     }
-    Ok(mismatches.iter().find(|one| !is_resized_flows(one)).map(|other| {
-        let Mismatch { map, property, found, expected } = other;
+    Ok(mismatches.iter().find(|one| !one.grows && !is_resized_flows(one)).map(|other| {
+        let Mismatch { map, property, found, expected, grows: _ } = other;
         Difference(format!("the {property} of {map} is {found} instead of {expected}"))
     }))
 }
@@ -154,7 +158,7 @@ fn replace(
 /// Makes new maps, with what attaching has to remember.
 fn make(options: &HookOptions, pins: &PinDir, staged: &PinDir) -> Result<Programs, DataplaneError> {
     abi::write(staged, abi::Abi::current())?;
-    let programs = Programs::load(options, staged)?;
+    let programs = Programs::load(options, staged, &[])?;
     let filters = pins.map(clsact::MAP);
     if filters.exists() {
         let fail = |source| DataplaneError::Map { map: clsact::MAP, source };

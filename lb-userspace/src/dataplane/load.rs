@@ -19,9 +19,14 @@ pub(super) struct Programs {
 
 impl Programs {
     /// Loads the maps, and the programs that every node needs. That they load
-    /// is known before anything is attached.
-    pub(super) fn load(options: &HookOptions, pins: &PinDir) -> Result<Self, DataplaneError> {
-        let mut programs = Self::open(options, Some(pins))?;
+    /// is known before anything is attached. Maps that are `growing` are made anew,
+    /// and staged.
+    pub(super) fn load(
+        options: &HookOptions,
+        pins: &PinDir,
+        growing: &[&str],
+    ) -> Result<Self, DataplaneError> {
+        let mut programs = Self::open(options, Some((pins, growing)))?;
         programs.classifier(names::PROG_INGRESS)?;
         programs.classifier(names::PROG_EGRESS)?;
         Ok(programs)
@@ -30,7 +35,7 @@ impl Programs {
     /// Loads the maps, pinned or not, and no program.
     pub(super) fn open(
         options: &HookOptions,
-        pins: Option<&PinDir>,
+        pins: Option<(&PinDir, &[&str])>,
     ) -> Result<Self, DataplaneError> {
         let specs = specs(&options.sizes);
         let first = u32::from(*options.snat_ports.start());
@@ -58,8 +63,13 @@ impl Programs {
         );
         for spec in &specs {
             loader.map_max_entries(spec.name, spec.entries);
-            if let Some(pins) = pins {
-                loader.map_pin_path(spec.name, pins.coming_map(spec.name));
+            if let Some((pins, growing)) = pins {
+                let path = if growing.contains(&spec.name) {
+                    pins.staged().map(spec.name)
+                } else {
+                    pins.coming_map(spec.name)
+                };
+                loader.map_pin_path(spec.name, path);
             }
         }
         let ebpf = loader.load(OBJECT).map_err(|source| DataplaneError::Object { source })?;

@@ -13,6 +13,7 @@ mod cgroup;
 mod clsact;
 mod error;
 mod grace;
+mod grow;
 mod holder;
 mod hooks;
 mod inspect;

@@ -54,7 +54,7 @@ impl Rehearsal {
             Maps::open(&options.pin_dir)?;
             Rows::open(&pins)?;
             Clsact::open(&pins)?;
-            Programs::load(options, &pins)?
+            Programs::load(options, &pins, &[])?
         } else {
             Programs::open(options, None)?
         };

@@ -10,8 +10,9 @@ use lb_common::{
     V6, filter, limits, names, pressure, verdict,
 };
 
-/// Sizes of the maps. Flow tables of other sizes are replaced with their rows;
-/// for the others see [`HookOptions::replace_layout`](super::HookOptions).
+/// Sizes of the maps. Flow tables of other sizes are replaced with their rows, and so
+/// are maps with too few rows of what Services need; those with more are left as they
+/// are. For the others see [`HookOptions::replace_layout`](super::HookOptions).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapSizes {
     /// Service ports.
@@ -37,14 +38,14 @@ pub struct MapSizes {
 impl Default for MapSizes {
     fn default() -> Self {
         Self {
-            services: limits::MAX_SERVICES,
-            backends: limits::MAX_BACKENDS,
-            slots: limits::MAX_SLOTS,
-            frontends: limits::MAX_FRONTENDS,
+            services: limits::MIN_SERVICES,
+            backends: limits::MIN_BACKENDS,
+            slots: limits::MIN_SLOTS,
+            frontends: limits::MIN_FRONTENDS,
             flows_v4: limits::MAX_FLOWS_V4,
             flows_v6: limits::MAX_FLOWS_V6,
             interfaces: limits::MAX_INTERFACES,
-            affinity: limits::MAX_AFFINITY,
+            affinity: limits::MIN_AFFINITY,
             prefixes: limits::MAX_PREFIXES,
         }
     }
@@ -57,10 +58,18 @@ pub(super) struct MapSpec {
     key: usize,
     value: usize,
     pub entries: u32,
+    /// Whether more rows mean nothing but room.
+    elastic: bool,
 }
 
+/// A map whose number of rows means something.
 const fn spec<K, V>(name: &'static str, kind: MapType, entries: u32) -> MapSpec {
-    MapSpec { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries }
+    MapSpec { name, kind, key: size_of::<K>(), value: size_of::<V>(), entries, elastic: false }
+}
+
+/// A map that may have more rows than are needed.
+const fn room<K, V>(name: &'static str, kind: MapType, entries: u32) -> MapSpec {
+    MapSpec { elastic: true, ..spec::<K, V>(name, kind, entries) }
 }
 
 /// Every pinned map.
@@ -78,37 +87,52 @@ pub(super) const fn specs(sizes: &MapSizes) -> [MapSpec; names::PINNED_MAPS.len(
         prefixes,
     } = *sizes;
     [
-        spec::<FrontendKey<V4>, Frontend>(names::MAP_FRONTENDS_V4, Hash, frontends),
-        spec::<FrontendKey<V6>, Frontend>(names::MAP_FRONTENDS_V6, Hash, frontends),
-        spec::<u32, Service>(names::MAP_SERVICES, Array, services),
-        spec::<u32, u64>(names::MAP_SLOTS, Array, slots.div_ceil(2)),
-        spec::<u32, Backend>(names::MAP_BACKENDS, Array, backends),
+        room::<FrontendKey<V4>, Frontend>(names::MAP_FRONTENDS_V4, Hash, frontends),
+        room::<FrontendKey<V6>, Frontend>(names::MAP_FRONTENDS_V6, Hash, frontends),
+        room::<u32, Service>(names::MAP_SERVICES, Array, services),
+        room::<u32, u64>(names::MAP_SLOTS, Array, slots.div_ceil(2)),
+        room::<u32, Backend>(names::MAP_BACKENDS, Array, backends),
         spec::<FlowKey<V4>, Flow<V4>>(names::MAP_FLOWS_V4, LruHash, flows_v4),
         spec::<FlowKey<V6>, Flow<V6>>(names::MAP_FLOWS_V6, LruHash, flows_v6),
         spec::<u32, u64>(names::MAP_FILTER, Array, filter::WORDS),
         spec::<u32, Interface>(names::MAP_INTERFACES, Hash, interfaces),
-        spec::<u32, Traffic>(names::MAP_SERVICE_TRAFFIC, PerCpuArray, services),
-        spec::<u32, Traffic>(names::MAP_BACKEND_TRAFFIC, PerCpuArray, backends),
+        room::<u32, Traffic>(names::MAP_SERVICE_TRAFFIC, PerCpuArray, services),
+        room::<u32, Traffic>(names::MAP_BACKEND_TRAFFIC, PerCpuArray, backends),
         spec::<u32, u64>(names::MAP_VERDICTS, PerCpuArray, verdict::VERDICT_COUNTERS),
-        spec::<u32, ServiceName>(names::MAP_NAMES, Hash, services),
-        spec::<u32, [u32; 2]>(names::MAP_CURSORS, PerCpuArray, services),
-        spec::<AffinityKey<V4>, Affinity>(names::MAP_AFFINITY_V4, LruHash, affinity),
-        spec::<AffinityKey<V6>, Affinity>(names::MAP_AFFINITY_V6, LruHash, affinity),
+        room::<u32, ServiceName>(names::MAP_NAMES, Hash, services),
+        room::<u32, [u32; 2]>(names::MAP_CURSORS, PerCpuArray, services),
+        room::<AffinityKey<V4>, Affinity>(names::MAP_AFFINITY_V4, LruHash, affinity),
+        room::<AffinityKey<V6>, Affinity>(names::MAP_AFFINITY_V6, LruHash, affinity),
         spec::<Key<PrefixKey<V4>>, u32>(names::MAP_PREFIXES_V4, LpmTrie, prefixes),
         spec::<Key<PrefixKey<V6>>, u32>(names::MAP_PREFIXES_V6, LpmTrie, prefixes),
         spec::<u32, RangeHeads>(names::MAP_RANGES, Array, 2),
-        spec::<u32, u64>(names::MAP_OPEN, Array, backends),
-        spec::<u64, SocketPeer>(names::MAP_SOCKETS_TCP, LruHash, limits::MAX_SOCKETS),
-        spec::<u64, SocketPeer>(names::MAP_SOCKETS_UDP, Hash, limits::MAX_SOCKETS),
-        spec::<SocketKey, SocketPeer>(names::MAP_SOCKET_PEERS, LruHash, limits::MAX_SOCKET_PEERS),
-        spec::<SocketKey, SocketName>(names::MAP_SOCKET_NAMES, LruHash, limits::MAX_SOCKET_PEERS),
-        spec::<u32, u64>(names::MAP_NO_PORT, PerCpuArray, services),
+        room::<u32, u64>(names::MAP_OPEN, Array, backends),
+        room::<u64, SocketPeer>(names::MAP_SOCKETS_TCP, LruHash, limits::MAX_SOCKETS),
+        room::<u64, SocketPeer>(names::MAP_SOCKETS_UDP, Hash, limits::MAX_SOCKETS),
+        room::<SocketKey, SocketPeer>(names::MAP_SOCKET_PEERS, LruHash, limits::MAX_SOCKET_PEERS),
+        room::<SocketKey, SocketName>(names::MAP_SOCKET_NAMES, LruHash, limits::MAX_SOCKET_PEERS),
+        room::<u32, u64>(names::MAP_NO_PORT, PerCpuArray, services),
         spec::<u32, Held>(names::MAP_HELD, Array, limits::MAX_HELD),
         spec::<u32, FlowKey<V4>>(names::MAP_YOUNG_V4, Array, limits::young(flows_v4)),
         spec::<u32, FlowKey<V6>>(names::MAP_YOUNG_V6, Array, limits::young(flows_v6)),
         spec::<u32, u64>(names::MAP_YOUNG_NEXT, Array, 2),
         spec::<u32, u64>(names::MAP_PRESSURE, PerCpuArray, pressure::COUNTERS),
     ]
+}
+
+/// These sizes, or those that are pinned where there is more room.
+pub(super) fn with_pinned(pins: &PinDir, sizes: &MapSizes) -> MapSizes {
+    let rows = |map, least: u32| {
+        MapInfo::from_pin(pins.map(map)).map_or(least, |info| info.max_entries().max(least))
+    };
+    MapSizes {
+        services: rows(names::MAP_SERVICES, sizes.services),
+        backends: rows(names::MAP_BACKENDS, sizes.backends),
+        slots: rows(names::MAP_SLOTS, sizes.slots.div_ceil(2)).saturating_mul(2),
+        frontends: rows(names::MAP_FRONTENDS_V4, sizes.frontends),
+        affinity: rows(names::MAP_AFFINITY_V4, sizes.affinity),
+        ..*sizes
+    }
 }
 
 /// How a pinned map differs from what it has to be.
@@ -119,6 +143,8 @@ pub(super) struct Mismatch {
     pub property: &'static str,
     pub found: String,
     pub expected: String,
+    /// Whether it only has too few rows, and may have more.
+    pub grows: bool,
 }
 
 impl Mismatch {
@@ -144,8 +170,14 @@ pub(super) fn mismatches(pins: &PinDir, sizes: &MapSizes) -> Result<Vec<Mismatch
         let info = MapInfo::from_pin(&path).map_err(fail)?;
         let kind = info.map_type().map_err(fail)?;
         let differ = |property, found: String, expected: String| {
-            let differs = found != expected;
-            differs.then_some(Mismatch { map: spec.name, property, found, expected })
+            let (differs, grows) = (found != expected, false);
+            differs.then_some(Mismatch { map: spec.name, property, found, expected, grows })
+        };
+        let (rows, entries) = (info.max_entries(), spec.entries);
+        let differ_in_rows = || {
+            let differs = differ(ROWS, rows.to_string(), entries.to_string())?;
+            let enough = spec.elastic && rows >= entries;
+            (!enough).then_some(Mismatch { grows: spec.elastic, ..differs })
         };
         mismatches.extend(
             differ("type", format!("{kind:?}"), format!("{:?}", spec.kind))
@@ -153,7 +185,7 @@ pub(super) fn mismatches(pins: &PinDir, sizes: &MapSizes) -> Result<Vec<Mismatch
                 .or_else(|| {
                     differ("value size", info.value_size().to_string(), spec.value.to_string())
                 })
-                .or_else(|| differ(ROWS, info.max_entries().to_string(), spec.entries.to_string())),
+                .or_else(differ_in_rows),
         );
     }
     Ok(mismatches)

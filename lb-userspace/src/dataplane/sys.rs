@@ -1,6 +1,6 @@
 //! The few calls of `bpf(2)` that aya does not offer: what a pinned link is
 //! attached to, detaching it at once, pinning by descriptor, whether an object
-//! still exists, and reading many rows of a map at once.
+//! still exists, and reading and writing many rows of a map at once.
 
 use aya::Pod;
 use std::ffi::CString;
@@ -25,6 +25,8 @@ const MAP_GET_NEXT_ID: i32 = 12;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 /// `BPF_MAP_LOOKUP_BATCH`.
 const MAP_LOOKUP_BATCH: i32 = 24;
+/// `BPF_MAP_UPDATE_BATCH`.
+const MAP_UPDATE_BATCH: i32 = 26;
 /// `BPF_LINK_UPDATE`.
 const LINK_UPDATE: i32 = 29;
 /// `BPF_LINK_DETACH`.
@@ -198,8 +200,8 @@ pub(super) fn next_key<K: Pod>(map: BorrowedFd<'_>, key: Option<&[K]>, next: &mu
     bpf(MAP_GET_NEXT_KEY, &mut attributes).is_ok()
 }
 
-/// Where a walk through a hash map in batches stands: the number of a bucket,
-/// so it only ever goes forward.
+/// Where a walk through a map in batches stands: the number of a bucket, or of an
+/// array's row, so it only ever goes forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Batch {
     /// Further rows begin here; from the start if there is no number.
@@ -217,21 +219,78 @@ pub(super) fn lookup_batch<K: Pod, V: Pod>(
     keys: &mut [K],
     values: &mut [V],
 ) -> io::Result<(usize, Batch)> {
-    const COUNT: usize = 32;
-    let room = u32::try_from(keys.len().min(values.len())).unwrap_or(u32::MAX);
+    let room = keys.len().min(values.len());
+    let places = [keys.as_mut_ptr().expose_provenance(), values.as_mut_ptr().expose_provenance()];
+    lookup_some(map, from, places, room)
+}
+
+/// Rows of a map of which only the sizes are known.
+pub(super) struct Rows {
+    keys: Vec<u8>,
+    values: Vec<u8>,
+    room: usize,
+}
+
+impl Rows {
+    /// Room for so many, with keys and values of these sizes.
+    pub(super) fn new(room: usize, key: usize, value: usize) -> Self {
+        Self { keys: vec![0; room * key], values: vec![0; room * value], room }
+    }
+
+    /// Reads as many as fit, from a place on; how many, and the place behind them.
+    pub(super) fn read(
+        &mut self,
+        map: BorrowedFd<'_>,
+        from: Option<u32>,
+    ) -> io::Result<(usize, Batch)> {
+        let places = [
+            self.keys.as_mut_ptr().expose_provenance(),
+            self.values.as_mut_ptr().expose_provenance(),
+        ];
+        lookup_some(map, from, places, self.room)
+    }
+
+    /// Writes the first `count` to a map with rows of the same sizes.
+    pub(super) fn write(&self, map: BorrowedFd<'_>, count: usize) -> io::Result<()> {
+        if count == 0 {
+            return Ok(());
+        }
+        let places =
+            [self.keys.as_ptr().expose_provenance(), self.values.as_ptr().expose_provenance()];
+        let mut attributes = batch(map, places, count.min(self.room));
+        bpf(MAP_UPDATE_BATCH, &mut attributes).map(drop)
+    }
+}
+
+/// Where `count` is among the attributes of calls in batches.
+const BATCH_COUNT: usize = 32;
+
+/// What all calls in batches are told: the map, where keys and values are, and how
+/// many.
+fn batch(map: BorrowedFd<'_>, [keys, values]: [usize; 2], count: usize) -> Attributes {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    Attributes::new()
+        .with(16, keys.to_ne_bytes())
+        .with(24, values.to_ne_bytes())
+        .with(BATCH_COUNT, count.to_ne_bytes())
+        .with(BATCH_COUNT + 4, map.as_raw_fd().to_ne_bytes())
+}
+
+fn lookup_some(
+    map: BorrowedFd<'_>,
+    from: Option<u32>,
+    places: [usize; 2],
+    room: usize,
+) -> io::Result<(usize, Batch)> {
     let from = from.as_ref().map_or(0, |from| std::ptr::from_ref(from).expose_provenance());
     let mut behind = 0_u32;
-    let mut attributes = Attributes::new()
+    let mut attributes = batch(map, places, room)
         .with(0, from.to_ne_bytes())
-        .with(8, (&raw mut behind).expose_provenance().to_ne_bytes())
-        .with(16, keys.as_mut_ptr().expose_provenance().to_ne_bytes())
-        .with(24, values.as_mut_ptr().expose_provenance().to_ne_bytes())
-        .with(COUNT, room.to_ne_bytes())
-        .with(COUNT + 4, map.as_raw_fd().to_ne_bytes());
+        .with(8, (&raw mut behind).expose_provenance().to_ne_bytes());
     let result = bpf(MAP_LOOKUP_BATCH, &mut attributes);
     let mut count = [0; 4];
-    count.copy_from_slice(&attributes.0[COUNT..COUNT + 4]);
-    let count = u32::from_ne_bytes(count).min(room) as usize;
+    count.copy_from_slice(&attributes.0[BATCH_COUNT..BATCH_COUNT + 4]);
+    let count = (u32::from_ne_bytes(count) as usize).min(room);
     match result {
         Ok(_) => Ok((count, Batch::At(Some(behind)))),
         // The last rows come along with this error.

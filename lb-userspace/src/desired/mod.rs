@@ -5,6 +5,7 @@ mod choose;
 mod claims;
 mod compile;
 mod compiler;
+mod demand;
 mod endpoints;
 mod explain;
 mod health;
@@ -26,6 +27,7 @@ use lb_common::value::{policy, scope};
 
 pub use self::compile::{CompileOptions, compile};
 pub use self::compiler::Compiler;
+pub use self::demand::Demand;
 pub use self::explain::{ExplainedPort, Explanation, explain};
 pub use self::health::{HealthCheck, health_checks};
 pub use self::problem::{Problem, Severity, printable};

@@ -97,6 +97,14 @@ impl Sweeper {
         })
     }
 
+    /// Goes on with the maps that are pinned now, which may have grown; with those
+    /// from before if they can't be opened.
+    pub fn refresh(&mut self, pin_dir: &Path) {
+        if let Ok(fresh) = Self::open(pin_dir) {
+            *self = Self { round: self.round, ..fresh };
+        }
+    }
+
     /// The other maps.
     pub const fn maps(&self) -> &Maps {
         &self.maps

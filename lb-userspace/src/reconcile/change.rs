@@ -3,7 +3,9 @@
 
 use crate::dataplane::maps::{FrontendId, Maps, MapsError, ServiceHeader};
 use ipnet::IpNet;
-use lb_common::{Backend, Frontend, RangeHeads, Segment, ServiceName};
+use lb_common::{
+    Backend, Frontend, FrontendKey, PrefixKey, RangeHeads, Segment, ServiceName, Traffic, V4, V6,
+};
 
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +83,37 @@ pub(super) enum Change {
         /// Who answers.
         row: Option<Frontend>,
     },
+}
+
+impl Change {
+    /// How many bytes of maps it writes: words in memory, or a row with its key.
+    pub(super) fn bytes(&self) -> usize {
+        const WORD: usize = size_of::<u64>();
+        const ID: usize = size_of::<u32>();
+        match self {
+            Self::Filter { .. } | Self::Header { .. } | Self::Segment { .. } => WORD,
+            Self::Name { name: Some(_), .. } => ID + size_of::<ServiceName>(),
+            Self::Name { name: None, .. } => ID,
+            Self::ClearServiceTraffic(_) | Self::ClearBackendTraffic(_) => {
+                ID + size_of::<Traffic>() + WORD
+            }
+            Self::Backend { .. } => size_of::<Backend>(),
+            Self::Slots { backends, .. } => backends.len().div_ceil(2) * WORD,
+            Self::Prefix { range, .. } if range.addr().is_ipv4() => {
+                ID + size_of::<PrefixKey<V4>>() + ID
+            }
+            Self::Prefix { .. } => ID + size_of::<PrefixKey<V6>>() + ID,
+            Self::Heads { .. } => size_of::<RangeHeads>(),
+            Self::Frontend { id, row } => {
+                let key = if id.addr.is_ipv4() {
+                    size_of::<FrontendKey<V4>>()
+                } else {
+                    size_of::<FrontendKey<V6>>()
+                };
+                key + row.map_or(0, |_| size_of::<Frontend>())
+            }
+        }
+    }
 }
 
 /// A [`ServiceName`] that can be compared and printed.

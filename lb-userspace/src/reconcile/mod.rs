@@ -82,6 +82,8 @@ pub struct ApplyReport {
     pub changed: usize,
     /// How many rows of maps, or runs of slots, that took.
     pub writes: usize,
+    /// How many bytes these are.
+    pub bytes: usize,
     /// Service ports that keep what they had, and why.
     pub refused: Vec<(ServicePortKey, Refusal)>,
     /// What of the node and the cluster stays as it was, and why.
@@ -132,6 +134,14 @@ impl Programmer {
         let (programmed, repairs) = adopt::adopt(Image::take_over(&maps)?, now);
         let (held, held_cidrs) = (BTreeSet::new(), BTreeSet::new());
         Ok(Self { maps, programmed: Some(programmed), repairs, held, held_cidrs })
+    }
+
+    /// Goes on with other maps that are pinned in the place of those before, and
+    /// with what they hold.
+    pub fn reopen(&mut self, pin_dir: &Path) -> Result<(), MapsError> {
+        self.maps = Maps::open(pin_dir)?;
+        (self.programmed, self.repairs) = (None, Vec::new());
+        Ok(())
     }
 
     /// How many Service ports are programmed.
@@ -191,6 +201,7 @@ impl Programmer {
         let report = ApplyReport {
             changed: plan.changed,
             writes: plan.changes.len(),
+            bytes: plan.changes.iter().map(Change::bytes).sum(),
             refused: plan.refused,
             unfit: plan.unfit,
             duration: Duration::ZERO,
