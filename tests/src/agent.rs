@@ -69,12 +69,26 @@ impl Agent {
         manifests: &Path,
         options: Options,
     ) -> Result<Self> {
-        Self::start_within(LIMIT, netns, node, manifests, options)
+        let mut agent = Self::launch(netns, node, manifests, options)?;
+        agent.ready()?;
+        Ok(agent)
     }
 
     /// As [`Agent::start`], where there is much to put in force.
     pub fn start_within(
         limit: Duration,
+        netns: &Namespace,
+        node: &str,
+        manifests: &Path,
+        options: Options,
+    ) -> Result<Self> {
+        let mut agent = Self::launch(netns, node, manifests, options)?;
+        agent.ready_within(limit)?;
+        Ok(agent)
+    }
+
+    /// Starts one, and waits for nothing.
+    pub fn launch(
         netns: &Namespace,
         node: &str,
         manifests: &Path,
@@ -93,7 +107,6 @@ impl Agent {
             keep: false,
         };
         agent.run()?;
-        agent.ready_within(limit)?;
         Ok(agent)
     }
 
@@ -203,7 +216,8 @@ impl Agent {
         self.ready_within(LIMIT)
     }
 
-    fn ready_within(&mut self, limit: Duration) -> Result<()> {
+    /// Waits until it is healthy, for so long.
+    pub fn ready_within(&mut self, limit: Duration) -> Result<()> {
         let limit = format!("{}s", patient(limit).as_secs());
         let output = self.output("status", &["--wait", &limit])?;
         if output.status.success() {

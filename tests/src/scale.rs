@@ -4,9 +4,11 @@
 mod text;
 
 use crate::agent::Agent;
-use crate::client;
+use crate::client::{self, Connection};
 use crate::cluster::{Cluster, Setup};
+use crate::deadline;
 use crate::manifest::{Service, items};
+use crate::process::processor_time;
 use crate::topology::Wiring;
 use anyhow::{Context as _, Result, bail};
 use serde_json::{Value, json};
@@ -21,14 +23,16 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// How many Services there are beside the real one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {
-    /// Services, each of both families and with a node port.
+    /// Services.
     pub services: u16,
     /// Endpoints of each; the first four have one more, for round numbers.
     pub endpoints: u8,
+    /// Whether they are of both families and have a node port.
+    pub rich: bool,
 }
 
 /// With the real one, 10,000 Services and 50,000 endpoints.
-pub const LARGE: Size = Size { services: 9_999, endpoints: 5 };
+pub const LARGE: Size = Size { services: 9_999, endpoints: 5, rich: true };
 
 /// One node with an agent that serves them all.
 #[derive(Debug)]
@@ -43,14 +47,14 @@ pub struct Field {
 }
 
 impl Field {
-    /// Writes the manifests and starts the agent; how long it took until all of
-    /// them are in force.
+    /// Writes the manifests and starts the agent; how long it took from then to the
+    /// first connection, which needs all of them in force.
     pub fn start(size: Size, shape: Shape) -> Result<(Self, Duration)> {
         let setup = Setup::tc(Wiring::Routed);
         let cluster = Cluster::without_agents(setup)?;
         let half = size.services / 2;
         let many = |range: std::ops::Range<u16>| {
-            range.map(move |n| objects(n, size.endpoints + u8::from(n < 4)))
+            range.map(move |n| objects(n, size.endpoints + u8::from(n < 4), size.rich))
         };
         let around = if shape == Shape::Files {
             for (number, objects) in (0..).zip(many(0..size.services)) {
@@ -60,22 +64,39 @@ impl Field {
             }
             <[String; 2]>::default()
         } else {
-            let text = |range| shape.text(&many(range).flatten().collect::<Vec<_>>());
+            let text = |range| many(range).map(|objects| shape.text(&objects)).collect();
             [text(0..half), text(half..size.services)]
+        };
+        let around = if shape == Shape::Beside {
+            cluster.manifests.write("many.yaml", &Shape::Yaml.file(&around, &[]))?;
+            <[String; 2]>::default()
+        } else {
+            around
         };
         let node = &cluster.topology.nodes[0];
         let options = setup.agent;
         write(&cluster, shape, &around, &[web(&cluster, false)])?();
         let begin = Instant::now();
-        let agent = Agent::start_within(
-            LIMIT * 6,
-            &node.netns,
-            &node.name,
-            cluster.manifests.path(),
-            options,
-        )?;
+        let agent = Agent::launch(&node.netns, &node.name, cluster.manifests.path(), options)?;
+        let mut field = Self { agent, cluster, shape, around };
+        field.first_connection()?;
         let took = begin.elapsed();
-        Ok((Self { agent, cluster, shape, around }, took))
+        field.agent.ready_within(LIMIT)?;
+        Ok((field, took))
+    }
+
+    /// Waits until a pod reaches the real Service. The programs are attached when all
+    /// Services are in force, and until then nothing answers.
+    fn first_connection(&mut self) -> Result<()> {
+        const TRY: Duration = Duration::from_millis(20);
+        let to = SocketAddr::from((web(&self.cluster, false).addresses.v4, 80));
+        let (agent, pod) = (&mut self.agent, self.cluster.pod(0, 1));
+        pod.netns.run(|| {
+            deadline::until("a connection to the Service", LIMIT * 6, || {
+                let ended = agent.ended().map(|status| bail!("the agent ended with {status}"));
+                ended.or_else(|| Connection::open_within(TRY, to).ok().map(|_open| Ok(())))
+            })
+        })??
     }
 
     /// Adds an endpoint to the real Service, or takes it away; how long it took
@@ -101,12 +122,23 @@ impl Field {
         })?
     }
 
-    /// What the agent says of the last change: Service ports and writes.
-    pub fn last_sync(&self) -> Result<[u64; 2]> {
+    /// Processor time that the agent has used so far.
+    pub fn processor_time(&self) -> Result<Duration> {
+        processor_time(self.pid()?)
+    }
+
+    /// The agent's process id.
+    pub fn pid(&self) -> Result<u32> {
+        self.agent.pid().context("the agent does not run")
+    }
+
+    /// What the agent says of the last change: Service ports, writes, and bytes.
+    pub fn last_sync(&self) -> Result<[u64; 3]> {
         let status = self.agent.status()?;
         let number = |field: &str| status["last_sync"][field].as_u64();
-        let [changed, writes] = ["changed", "writes"].map(number);
-        Ok([changed.context("no changes are told")?, writes.context("no writes are told")?])
+        let [changed, writes, bytes] = ["changed", "writes", "bytes"].map(number);
+        let writes = writes.context("no writes are told")?;
+        Ok([changed.context("no changes are told")?, writes, bytes.context("no bytes are told")?])
     }
 }
 
@@ -138,7 +170,7 @@ fn write(
 }
 
 /// A Service with its EndpointSlices.
-fn objects(number: u16, endpoints: u8) -> Vec<Value> {
+fn objects(number: u16, endpoints: u8, rich: bool) -> Vec<Value> {
     let name = format!("service-{number:05}");
     let namespace = format!("team-{:03}", number % 100);
     let [high, low] = number.to_be_bytes();
@@ -146,7 +178,7 @@ fn objects(number: u16, endpoints: u8) -> Vec<Value> {
     let v6 = Ipv6Addr::new(0xfd00, 0x10, 0x97, 0, 0, 0, 0, number);
     let pod = |n: u8| -> IpAddr {
         // They are of the two families in turn.
-        if n.is_multiple_of(2) {
+        if !rich || n.is_multiple_of(2) {
             Ipv4Addr::new(10, 128 + n, high, low).into()
         } else {
             Ipv6Addr::new(0xfd00, 0x10, 0x244, 0, 0, 0, number, n.into()).into()
@@ -160,7 +192,7 @@ fn objects(number: u16, endpoints: u8) -> Vec<Value> {
             "uid": format!("bc55bf4d-c2ee-4291-90b3-{number:012}"),
         })
     };
-    let mut list = vec![json!({
+    let mut service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": metadata(&name),
         "spec": {
             "clusterIP": v4, "clusterIPs": [v4, v6], "externalTrafficPolicy": "Cluster",
@@ -172,9 +204,18 @@ fn objects(number: u16, endpoints: u8) -> Vec<Value> {
             "type": "NodePort",
         },
         "status": { "loadBalancer": {} },
-    })];
-    for family in ["IPv4", "IPv6"] {
-        let of_family = (0..endpoints).filter(|n| pod(*n).is_ipv4() == (family == "IPv4"));
+    });
+    let families = if rich { &["IPv4", "IPv6"][..] } else { &["IPv4"] };
+    if !rich {
+        let spec = &mut service["spec"];
+        spec["clusterIPs"] = json!([v4]);
+        (spec["ipFamilies"], spec["ipFamilyPolicy"]) = (json!(families), "SingleStack".into());
+        spec["type"] = "ClusterIP".into();
+        spec["ports"][0].as_object_mut().map(|port| port.remove("nodePort"));
+    }
+    let mut list = vec![service];
+    for family in families {
+        let of_family = (0..endpoints).filter(|n| pod(*n).is_ipv4() == (*family == "IPv4"));
         let endpoint = |n: u8| {
             json!({
                 "addresses": [pod(n)],

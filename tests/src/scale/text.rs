@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use std::fmt::Write as _;
 
 /// A form in which many objects are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shape {
     /// One file with a list, in YAML.
     Yaml,
@@ -16,18 +16,20 @@ pub enum Shape {
     Documents,
     /// A file for each Service.
     Files,
+    /// One file with a list, in YAML, and another for what changes.
+    Beside,
 }
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Yaml, Self::Json, Self::Compact, Self::Documents, Self::Files];
+    pub const ALL: [Self; 6] =
+        [Self::Yaml, Self::Json, Self::Compact, Self::Documents, Self::Files, Self::Beside];
 
     /// The name of the file that changes.
     pub const fn file_name(self) -> &'static str {
         match self {
             Self::Json | Self::Compact => "cluster.json",
-            Self::Yaml | Self::Documents | Self::Files => "cluster.yaml",
+            Self::Yaml | Self::Documents | Self::Files | Self::Beside => "cluster.yaml",
         }
     }
 
@@ -36,7 +38,7 @@ impl Shape {
         let mut text = String::new();
         for object in objects {
             match self {
-                Self::Yaml => {
+                Self::Yaml | Self::Beside => {
                     text.push_str("- ");
                     yaml(&mut text, object, 2);
                 }
@@ -63,7 +65,7 @@ impl Shape {
         let [before, behind] = around;
         let between = self.text(objects);
         let (head, tail) = match self {
-            Self::Yaml => {
+            Self::Yaml | Self::Beside => {
                 ("apiVersion: v1\nitems:\n", "kind: List\nmetadata:\n  resourceVersion: \"\"\n")
             }
             Self::Json => (
@@ -82,7 +84,7 @@ impl Shape {
         text.truncate(match self {
             Self::Json => text.len() - ",\n".len(),
             Self::Compact => text.len() - ",".len(),
-            Self::Yaml | Self::Documents | Self::Files => text.len(),
+            Self::Yaml | Self::Documents | Self::Files | Self::Beside => text.len(),
         });
         text + tail
     }

@@ -11,6 +11,7 @@ mod figures;
 mod north_south;
 mod packets;
 mod part;
+mod programming;
 mod report;
 mod target;
 mod traffic;
@@ -58,6 +59,8 @@ enum What {
     NorthSouth(north_south::Options),
     /// Real traffic, beside the rules that kube-proxy makes
     Traffic(traffic::Options),
+    /// How fast Services come into force, few and very many
+    Programming(programming::Options),
     /// What each policy promises, and what moves when a backend goes or comes
     Balance,
     /// A server that the traffic goes to
@@ -94,6 +97,9 @@ fn run(args: Args) -> Result<()> {
         }
         Some(What::Traffic(options)) => {
             vec![Part::new("traffic", move || traffic::run(&options, quick))]
+        }
+        Some(What::Programming(options)) => {
+            vec![Part::new("programming", move || programming::run(&options, quick))]
         }
         Some(What::Balance) => vec![Part::new("balance", balance::run)],
         Some(What::Serve { number }) => return traffic::serve(number),

@@ -2,7 +2,7 @@
 
 use crate::chart::Chart;
 use crate::target::Target;
-use crate::{balance, north_south, packets, traffic};
+use crate::{balance, north_south, packets, programming, traffic};
 use anyhow::Result;
 use serde_json::Value;
 
@@ -35,6 +35,9 @@ impl Part {
                 north_south::run(&north_south::Options::of_all(), quick)
             }),
             Self::new("traffic", move || traffic::run(&traffic::Options::of_all(), quick)),
+            Self::new("programming", move || {
+                programming::run(&programming::Options::of_all(), quick)
+            }),
             Self::new("balance", balance::run),
         ]
     }
