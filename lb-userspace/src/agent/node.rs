@@ -3,7 +3,7 @@
 
 use super::health::{HealthPorts, ProxyHealth};
 use super::memory;
-use super::repairs::{INTERVAL, Repairs};
+use super::repairs::{self, Repairs};
 use super::report::Report;
 use super::stale::StaleSockets;
 use super::status::{SyncInfo, unix_now};
@@ -104,6 +104,8 @@ pub(super) struct Node {
     regrow: Option<Instant>,
     /// Whether a Service port has session affinity.
     remembers: bool,
+    /// Whether one has an address of IPv4, and whether of IPv6.
+    families: [bool; 2],
     watch: Watch,
 }
 
@@ -164,6 +166,7 @@ impl Node {
             relisten: None,
             regrow: None,
             remembers: false,
+            families: [false; 2],
             watch,
         };
         // What can't be read may be what is in force.
@@ -276,8 +279,10 @@ impl Node {
         self.service_cidrs = service_cidrs(&snapshot.objects);
         self.service_cidrs.extend(spared_addresses(&snapshot.objects));
         if !snapshot.changes.services.is_empty() {
-            let mut services = self.compiler.desired().services.values();
-            self.remembers = services.any(|service| service.affinity.is_some());
+            let services = || self.compiler.desired().services.values();
+            self.remembers = services().any(|service| service.affinity.is_some());
+            let has = |v6| services().flat_map(|s| &s.cluster_ips).any(|ip| ip.is_ipv6() == v6);
+            self.families = [has(false), has(true)];
         }
         self.problems = snapshot.problems.iter().chain(self.compiler.problems()).cloned().collect();
         let name = self.compiler.options().node_name.as_deref();
@@ -390,8 +395,7 @@ impl Node {
     /// Looks at what the system is set up for; again soon, if it is not, as
     /// nothing tells when that changes.
     fn check_system(&mut self) {
-        let addresses = self.compiler.desired().services.values().flat_map(|s| &s.cluster_ips);
-        let warnings = sysctl::forwarding_warnings(addresses.copied());
+        let warnings = sysctl::forwarding_warnings(self.families);
         self.recheck = (!warnings.is_empty()).then(|| Instant::now() + RETRY);
         self.report.set_warnings(warnings);
     }
@@ -434,8 +438,9 @@ impl Node {
             Err(error) => errors.push(error.to_string()),
         }
         self.report.set_check_error((!errors.is_empty()).then(|| errors.join("; ")));
-        self.watch.repairs.checked(&drift, begin.elapsed());
-        self.watch.next = Some(Instant::now() + INTERVAL);
+        let took = begin.elapsed();
+        self.watch.repairs.checked(&drift, took);
+        self.watch.next = Some(Instant::now() + repairs::pause(took));
     }
 
     /// What the kernel holds otherwise than it should.

@@ -11,8 +11,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// From one look to the next.
-pub(super) const INTERVAL: Duration = Duration::from_secs(2);
+/// From one look to the next, at least.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// At most.
+const LONGEST: Duration = Duration::from_secs(10);
+/// How many times as long as a look the pause after it is: changes wait while it
+/// looks, and few of them should.
+const SHARE: u32 = 200;
+
+/// How long to wait after a look that took so long.
+pub(super) fn pause(took: Duration) -> Duration {
+    took.saturating_mul(SHARE).clamp(INTERVAL, LONGEST)
+}
 
 /// Counts what had to be put right.
 #[derive(Clone, Debug)]

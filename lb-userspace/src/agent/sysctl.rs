@@ -2,7 +2,6 @@
 //! hands out itself, and whether it forwards packets at all.
 
 use std::fs;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 /// Node ports begin here (the API server's default range).
@@ -43,15 +42,8 @@ fn choose(low: u16, high: u16) -> (RangeInclusive<u16>, Option<String>) {
     (FIRST_CANDIDATE..=FIRST_NODE_PORT - 1, Some(reason))
 }
 
-/// Says which families of these addresses the system does not forward.
-pub(super) fn forwarding_warnings(addresses: impl Iterator<Item = IpAddr>) -> Vec<String> {
-    let mut families = [false; 2];
-    for addr in addresses {
-        families[usize::from(addr.is_ipv6())] = true;
-        if families == [true; 2] {
-            break;
-        }
-    }
+/// Says which of the families that are used (IPv4, IPv6) the system does not forward.
+pub(super) fn forwarding_warnings(families: [bool; 2]) -> Vec<String> {
     let settings = [("IPv4", "net.ipv4.ip_forward"), ("IPv6", "net.ipv6.conf.all.forwarding")];
     let off = |name: &str| {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
