@@ -13,8 +13,8 @@ use std::time::Duration;
 
 /// From one look to the next, at least.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// At most.
-const LONGEST: Duration = Duration::from_secs(10);
+/// At most: what is wrong is to be right within five seconds.
+const LONGEST: Duration = Duration::from_secs(4);
 /// How many times as long as a look the pause after it is: changes wait while it
 /// looks, and few of them should.
 const SHARE: u32 = 200;
