@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ pub struct Options {
 pub struct Agent {
     netns: PathBuf,
     node: String,
-    manifests: PathBuf,
+    source: Vec<OsString>,
     options: Options,
     pin_dir: PathBuf,
     home: TempDir,
@@ -82,16 +83,17 @@ impl Agent {
         manifests: &Path,
         options: Options,
     ) -> Result<Self> {
-        let mut agent = Self::launch(netns, node, manifests, options)?;
+        let source = vec!["--manifests".into(), manifests.into()];
+        let mut agent = Self::launch(netns, node, source, options)?;
         agent.ready_within(limit)?;
         Ok(agent)
     }
 
-    /// Starts one, and waits for nothing.
+    /// Starts one that is told of Services by these arguments, and does not wait.
     pub fn launch(
         netns: &Namespace,
         node: &str,
-        manifests: &Path,
+        source: Vec<OsString>,
         options: Options,
     ) -> Result<Self> {
         let prefix = format!("{}-agent-", netns.name());
@@ -99,7 +101,7 @@ impl Agent {
         let mut agent = Self {
             netns: netns.path(),
             node: node.to_owned(),
-            manifests: manifests.to_owned(),
+            source,
             options,
             pin_dir: Path::new(BPF_FS).join(netns.name()),
             home: home.context("make a directory for the agent's log")?,
@@ -199,8 +201,7 @@ impl Agent {
         let log = log.with_context(|| format!("open {}", path.display()))?;
         let mut command = self.lb("agent")?;
         command
-            .arg("--manifests")
-            .arg(&self.manifests)
+            .args(&self.source)
             .args(["--node-name", &self.node])
             .args(["--xdp", self.options.xdp, "--tc", self.options.tc])
             .args(self.options.more)
@@ -268,6 +269,12 @@ impl Agent {
     /// `lb status -o json`.
     pub fn status(&self) -> Result<Value> {
         self.json("status")
+    }
+
+    /// As [`Agent::status`], whether everything is in order or not.
+    pub fn status_now(&self) -> Result<Value> {
+        let output = self.output("status", &["-o", "json"])?;
+        serde_json::from_slice(&output.stdout).context("read `lb status`")
     }
 
     /// `lb verify` with further arguments: a line for each difference.

@@ -3,6 +3,7 @@
 //! in them, manifests, and the agent as a process.
 
 pub mod agent;
+pub mod api_server;
 pub mod balance;
 pub mod bpf;
 pub mod budget;

@@ -77,7 +77,8 @@ impl Field {
         let options = setup.agent;
         write(&cluster, shape, &around, &[web(&cluster, false)])?();
         let begin = Instant::now();
-        let agent = Agent::launch(&node.netns, &node.name, cluster.manifests.path(), options)?;
+        let source = vec!["--manifests".into(), cluster.manifests.path().into()];
+        let agent = Agent::launch(&node.netns, &node.name, source, options)?;
         let mut field = Self { agent, cluster, shape, around };
         field.first_connection()?;
         let took = begin.elapsed();

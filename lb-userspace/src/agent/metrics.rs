@@ -2,7 +2,7 @@
 
 use super::aging::AgingMetrics;
 use super::repairs::RepairMetrics;
-use super::status::SharedStatus;
+use super::status::{SharedStatus, unix_now};
 use crate::dataplane::maps::{MapFill, Maps, MapsError, Pressure, fill};
 use crate::flows::{FlowCount, census};
 use crate::view::{Counters, ServiceView, Verdicts, services, verdicts};
@@ -151,6 +151,12 @@ impl Kernel {
         gauge(encoder, "lb_objects_warned", "Warnings about objects in force", count(false))?;
         let healthy = u64::from(status.reasons.is_empty());
         gauge(encoder, "lb_healthy", "1 if everything is in order", healthy)?;
+        let since = status.source.no_contact_since;
+        let help = "1 if the source of Services answers";
+        gauge(encoder, "lb_source_in_contact", help, u64::from(since.is_none()))?;
+        let help = "For how long the source of Services has not answered";
+        let silent = since.map_or(0.0, |since| (unix_now() - since).max(0.0));
+        gauge(encoder, "lb_source_no_contact_seconds", help, silent)?;
         let Some(sync) = status.last_sync else { return Ok(()) };
         let help = "When the kernel was last brought up to date";
         gauge(encoder, "lb_sync_last_timestamp_seconds", help, sync.at)

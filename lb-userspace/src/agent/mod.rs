@@ -1,4 +1,4 @@
-//! The agent: follows the manifests and the network, and keeps the kernel in
+//! The agent: follows its source and the network, and keeps the kernel in
 //! line with both. It holds no state that matters: the kernel does.
 
 mod aging;
@@ -27,7 +27,8 @@ pub(crate) use socket::remove_stale_socket;
 pub use socket::{SocketError, ask, ask_to_verify};
 pub(crate) use status::unix_now;
 pub use status::{
-    AgentInfo, AgentStatus, CheckInfo, HookInfo, ProblemInfo, RepairInfo, SocketInfo, SyncInfo,
+    AgentInfo, AgentStatus, CheckInfo, HookInfo, ProblemInfo, RepairInfo, SocketInfo, SourceInfo,
+    SyncInfo,
 };
 pub use takeover::TakeoverError;
 pub use verify::{VerifyConfig, VerifyError, verify};
@@ -38,11 +39,11 @@ use crate::dataplane::{DataplaneError, HookOptions, Hooks, PinDir, RehearsalErro
 use crate::desired::CompileOptions;
 use crate::netlink::{NetlinkError, WatchOptions};
 use crate::privilege::{self, PrivilegeError};
-use crate::source::SourceError;
+use crate::source::{Source, SourceConfig, SourceError};
 use aging::{Aging, AgingMetrics};
 use health::{Healthz, ProxyHealth};
 use nix::sys::stat::{Mode, umask};
-use node::{Node, Source, Watch, hook_options};
+use node::{Node, Start, Watch, hook_options};
 use prometheus_client::metrics::histogram::Histogram;
 use repairs::{RepairMetrics, Repairs};
 use report::Report;
@@ -65,8 +66,8 @@ const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCAL
 /// What the agent is told.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The manifest directory.
-    pub manifests: PathBuf,
+    /// Where the Services come from.
+    pub source: SourceConfig,
     /// Name of this node and default policy.
     pub compile: CompileOptions,
     /// How long new backends take to their whole weight.
@@ -92,7 +93,7 @@ pub struct Config {
 /// Why the agent can't start or go on.
 #[derive(Debug, Error)]
 pub enum AgentError {
-    /// The manifests can't be read at the start.
+    /// The source can't be read at the start, or not at all.
     #[error(transparent)]
     Source(#[from] SourceError),
     /// The process has too few rights.
@@ -119,8 +120,8 @@ pub enum AgentError {
     /// Signals can't be waited for.
     #[error("signals can't be waited for: {0}")]
     Signal(#[source] io::Error),
-    /// Changes of the manifests are no longer noticed.
-    #[error("changes of the manifest directory are no longer noticed: its watcher ended")]
+    /// Changes of the source are no longer noticed.
+    #[error("changes of the Services are no longer noticed: what follows their source ended")]
     WatchLost,
     /// The metrics address can't be used.
     #[error("metrics can't be served on {address}: {source}; name another --metrics-addr, or off")]
@@ -163,13 +164,19 @@ pub fn prepare(config: &Config) -> Result<(), AgentError> {
 pub async fn run(config: Config) -> Result<(), AgentError> {
     files::raise_limit();
     let mut signals = Signals::new().map_err(AgentError::Signal)?;
-    let source = Source::open(&config)?;
+    // Nothing else is touched before what can be read is read.
+    let mut start = Start::open(&config).await?;
     let status = Arc::new(SharedStatus::default());
     let mut report = Report::new(Arc::clone(&status));
     let (mut options, warning) = hook_options(&config);
-    options.sizes = room::sizes(&source.demand(), &options.sizes);
+    options.sizes = room::sizes(&start.demand(), &options.sizes);
     report.set_lasting_warnings(warning);
-    let Place { hooks, socket, listener, healthz } = Place::take(&config, &options).await?;
+    let place = tokio::select! {
+        biased;
+        () = signals.end() => return Ok(()),
+        place = Place::take(&config, &options, &mut start.source) => place?,
+    };
+    let Place { hooks, socket, listener, healthz } = place;
     let sync_duration = metrics::sync_duration();
     let health = Arc::new(ProxyHealth::default());
     let repairs = RepairMetrics::new();
@@ -180,7 +187,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         next: None,
     };
     let mut node =
-        Node::open(&config, source, hooks, report, sync_duration.clone(), &health, watch)?;
+        Node::open(&config, start, hooks, report, sync_duration.clone(), &health, watch)?;
     tell_costs(&config.hooks.pin_dir)?;
     let aging = AgingMetrics::new();
     let _aging = Aging::start(&config.hooks.pin_dir, aging.clone())?;
@@ -222,10 +229,16 @@ struct Place {
 
 impl Place {
     /// Takes it, from the agent that has it if that is to be replaced.
-    async fn take(config: &Config, options: &HookOptions) -> Result<Self, AgentError> {
+    async fn take(
+        config: &Config,
+        options: &HookOptions,
+        source: &mut Source,
+    ) -> Result<Self, AgentError> {
         if config.takeover
             && let Some(incumbent) = Incumbent::find(&options.pin_dir, &config.socket)?
         {
+            // The other knows what there is, so this one has to know it, too.
+            source.complete().await;
             let (hooks, socket) = incumbent.replace(config, options).await?;
             let listener = metrics_listener(config.metrics).await?;
             return Ok(Self { hooks, socket, listener, healthz: Healthz::listen(config.healthz)? });

@@ -1,4 +1,4 @@
-//! One node: its manifests, its network, its maps and hooks, and the loop that
+//! One node: its source, its network, its maps and hooks, and the loop that
 //! keeps them in line.
 
 use super::health::{HealthPorts, ProxyHealth};
@@ -16,8 +16,7 @@ use crate::drift::Verification;
 use crate::model;
 use crate::netlink::{NetworkState, NetworkWatcher};
 use crate::reconcile::{ApplyReport, NetworkFacts, Programmer, QUARANTINE};
-use crate::source::SourceError;
-use crate::source::manifests::{ManifestDir, Snapshot};
+use crate::source::{Snapshot, Source, SourceError};
 use ipnet::IpNet;
 use lb_common::limits::MAX_AFFINITY;
 use prometheus_client::metrics::histogram::Histogram;
@@ -34,28 +33,25 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How soon larger maps are tried again.
 const REGROW: Duration = Duration::from_mins(1);
 
-/// The manifests, read once.
-pub(super) struct Source {
-    manifests: ManifestDir,
-    changes: mpsc::Receiver<()>,
-    snapshot: Snapshot,
+/// The source, and what it told of Services when it was opened, if anything.
+pub(super) struct Start {
+    pub(super) source: Source,
+    snapshot: Option<Snapshot>,
     compiler: Compiler,
 }
 
-impl Source {
-    /// Reads the manifests, and finds out what they ask for: nothing else is touched
-    /// before that worked.
-    pub(super) fn open(config: &Config) -> Result<Self, AgentError> {
-        let mut manifests = ManifestDir::new(&config.manifests);
-        // Watching begins before reading, so that no change falls in between.
-        let changes = manifests.watch()?;
-        let snapshot = manifests.load()?;
+impl Start {
+    /// Opens the source: nothing else is touched before that worked.
+    pub(super) async fn open(config: &Config) -> Result<Self, AgentError> {
+        let (source, snapshot) = Source::open(&config.source).await?;
         let mut compiler = Compiler::new(config.compile.clone());
-        compiler.update(&snapshot.objects, &snapshot.changes);
-        Ok(Self { manifests, changes, snapshot, compiler })
+        if let Some(snapshot) = &snapshot {
+            compiler.update(&snapshot.objects, &snapshot.changes);
+        }
+        Ok(Self { source, snapshot, compiler })
     }
 
-    /// How much room in the maps that needs.
+    /// How much room in the maps the Services need that are known.
     pub(super) fn demand(&self) -> Demand {
         self.compiler.desired().demand()
     }
@@ -73,8 +69,10 @@ pub(super) struct Watch {
 
 /// Everything that the loop works with.
 pub(super) struct Node {
-    manifests: ManifestDir,
-    manifest_changes: mpsc::Receiver<()>,
+    source: Source,
+    /// Whether the source has told what there is. Before that nothing is put in
+    /// force: it would take the place of what is.
+    told: bool,
     network: NetworkWatcher,
     programmer: Programmer,
     hooks: Hooks,
@@ -111,7 +109,7 @@ pub(super) struct Node {
 
 /// What the loop wakes up for.
 enum Event {
-    Manifests,
+    Source,
     Network(NetworkState),
     NetworkLost(String),
     Verify(Answer),
@@ -122,13 +120,14 @@ impl Node {
     /// Reads the network, takes what is in force, and brings it up to date.
     pub(super) fn open(
         config: &Config,
-        source: Source,
+        start: Start,
         hooks: Hooks,
         report: Report,
         sync_duration: Histogram,
         health: &Arc<ProxyHealth>,
         watch: Watch,
     ) -> Result<Self, AgentError> {
+        let Start { source, snapshot, compiler } = start;
         let network = NetworkWatcher::new(config.network.clone())?;
         report.set_agent(agent_info(config));
         if let Some(complaint) = config.behaviour.complaint() {
@@ -143,13 +142,13 @@ impl Node {
             programmer.services()
         );
         let mut node = Self {
-            manifests: source.manifests,
-            manifest_changes: source.changes,
+            source,
+            told: false,
             network,
             programmer,
             hooks,
             stale: StaleSockets::default(),
-            compiler: source.compiler,
+            compiler,
             behaviour: config.behaviour.clone(),
             own: None,
             service_cidrs: Vec::new(),
@@ -171,10 +170,10 @@ impl Node {
         };
         // What can't be read may be what is in force.
         node.programmer.hold();
-        node.note(&source.snapshot);
-        drop(source.snapshot);
+        if let Some(snapshot) = snapshot {
+            node.note(&snapshot);
+        }
         node.catch_up();
-        node.facts = node.look();
         node.apply();
         node.attach();
         node.serve_sockets(pin_dir)?;
@@ -183,11 +182,13 @@ impl Node {
         Ok(node)
     }
 
-    /// Takes what has changed since the manifests were read, before anything is
-    /// put in force: the kernel needs a while to check programs, and meanwhile an
-    /// agent that is replaced may have put newer manifests in force than those.
+    /// Takes what has changed since the source was read, before anything is put
+    /// in force: the kernel needs a while to check programs, and meanwhile an
+    /// agent that is replaced may have put newer objects in force than those.
     fn catch_up(&mut self) {
-        match self.manifests.load() {
+        let loaded = self.source.load();
+        self.tell_source();
+        match loaded {
             Ok(snapshot) if snapshot.changed => {
                 self.take(&snapshot);
             }
@@ -197,14 +198,17 @@ impl Node {
                 self.retry_in(RETRY);
             }
         }
+        if self.told {
+            self.facts = self.look();
+        }
     }
 
     /// Follows every change. Returns only if that is no longer possible.
     pub(super) async fn follow(&mut self) {
         loop {
             match self.next().await {
-                Some(Event::Manifests) => {
-                    let loaded = self.manifests.load_touched();
+                Some(Event::Source) => {
+                    let loaded = self.source.load_touched();
                     self.reload(loaded);
                 }
                 Some(Event::Network(state)) => self.network_changed(&state),
@@ -233,7 +237,7 @@ impl Node {
             }
         };
         tokio::select! {
-            change = self.manifest_changes.recv() => change.map(|()| Event::Manifests),
+            more = self.source.changed() => more.then_some(Event::Source),
             state = self.network.changed() => Some(match state {
                 Ok(state) => Event::Network(state.clone()),
                 Err(error) => Event::NetworkLost(error.to_string()),
@@ -244,9 +248,9 @@ impl Node {
     }
 
     fn reload(&mut self, loaded: Result<Snapshot, SourceError>) {
+        self.tell_source();
         match loaded {
             Ok(snapshot) => {
-                self.report.set_source_error(None);
                 if snapshot.changed {
                     let uplinks_changed = self.take(&snapshot);
                     self.facts = self.look();
@@ -263,6 +267,13 @@ impl Node {
         }
     }
 
+    /// Says how the source is.
+    fn tell_source(&mut self) {
+        let condition = self.source.condition();
+        self.report.set_source_error(condition.complaint.clone());
+        self.report.set_source(condition.into());
+    }
+
     /// Compiles what was read; true if other interfaces are uplinks now.
     fn take(&mut self, snapshot: &Snapshot) -> bool {
         self.compiler.update(&snapshot.objects, &snapshot.changes);
@@ -272,6 +283,7 @@ impl Node {
     /// Remembers of what was compiled all that the compiler does not; true if other
     /// interfaces are uplinks now.
     fn note(&mut self, snapshot: &Snapshot) -> bool {
+        self.told = true;
         self.programmer.hold_only(|key| snapshot.lost.may_hold(&key.namespace, &key.name));
         if !snapshot.lost.may_hold_cidrs() {
             self.programmer.release_cidrs();
@@ -312,7 +324,7 @@ impl Node {
     fn network_changed(&mut self, state: &NetworkState) {
         self.report.set_network_error(None);
         let facts = self.look_at(state);
-        if facts != self.facts {
+        if self.told && facts != self.facts {
             self.facts = facts;
             // The filter must know an address before a program may use it.
             self.apply();
@@ -321,6 +333,9 @@ impl Node {
     }
 
     fn apply(&mut self) {
+        if !self.told {
+            return;
+        }
         let now = Instant::now();
         self.health.set_waiting(now);
         let desired = self.slow_start.weigh(self.compiler.desired(), now);
@@ -421,10 +436,13 @@ impl Node {
     fn put_right(&mut self) {
         let begin = Instant::now();
         let mut errors = Vec::new();
-        let mut drift = self.programmer.repair().unwrap_or_else(|error| {
-            errors.push(error.to_string());
-            Vec::new()
-        });
+        let mut drift = Vec::new();
+        if self.told {
+            drift = self.programmer.repair().unwrap_or_else(|error| {
+                errors.push(error.to_string());
+                Vec::new()
+            });
+        }
         match self.hooks.repair(self.network.state()) {
             Ok(repaired) => {
                 if let Some(synced) = repaired.sync {
@@ -445,6 +463,9 @@ impl Node {
 
     /// What the kernel holds otherwise than it should.
     fn verify(&self) -> Result<Verification, String> {
+        if !self.told {
+            return Err("the agent does not know yet what there should be".to_owned());
+        }
         let now = Instant::now();
         // Weights as they are at this moment; when they change is planned.
         let mut weights = self.slow_start.clone();
@@ -476,7 +497,7 @@ impl Node {
             self.stale.look(&mut self.report);
         } else if due(self.retry) {
             self.retry = None;
-            let loaded = self.manifests.load();
+            let loaded = self.source.load();
             self.reload(loaded);
             self.apply();
             self.attach();
@@ -517,12 +538,7 @@ fn agent_info(config: &Config) -> AgentInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started: unix_now(),
         node_name: config.compile.node_name.clone(),
-        manifests: absolute(&config.manifests),
         metrics: None,
         healthz: None,
     }
-}
-
-fn absolute(path: &Path) -> std::path::PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
 }

@@ -1,6 +1,8 @@
 //! Turns what happens into log lines, each once, and into the status.
 
-use super::status::{AgentInfo, HookInfo, ProblemInfo, SharedStatus, SocketInfo, SyncInfo};
+use super::status::{
+    AgentInfo, HookInfo, ProblemInfo, SharedStatus, SocketInfo, SourceInfo, SyncInfo,
+};
 use crate::desired::{Problem, ServicePortKey};
 use crate::reconcile::{ApplyReport, Refusal};
 use std::collections::BTreeSet;
@@ -73,11 +75,11 @@ impl Report {
     }
 
     /// How many Service ports stay as an earlier agent left them, for want of
-    /// readable manifests.
+    /// readable objects.
     pub(super) fn set_held(&mut self, count: usize) {
         self.warnings.held = (count > 0).then(|| {
             format!(
-                "{count} Service ports stay as they were before the start, as not all manifests \
+                "{count} Service ports stay as they were before the start, as not all objects \
                  can be read and those that can say nothing of them"
             )
         });
@@ -128,7 +130,12 @@ impl Report {
         self.publish();
     }
 
-    /// Whether the manifests can be read.
+    /// How the source is.
+    pub(super) fn set_source(&self, source: SourceInfo) {
+        self.status.update(|status| status.source = source);
+    }
+
+    /// Whether the source can be read.
     pub(super) fn set_source_error(&mut self, error: Option<String>) {
         self.errors.source = error.map(|error| format!("{error}; the Services stay as they were"));
         self.publish();

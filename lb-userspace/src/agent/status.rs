@@ -3,6 +3,7 @@
 
 use crate::dataplane::{HookStatus, SocketStatus};
 use crate::desired::{Problem, Severity};
+use crate::source::Condition;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,6 +15,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct AgentStatus {
     /// The process.
     pub agent: AgentInfo,
+    /// Where the Services come from.
+    #[serde(default)]
+    pub source: SourceInfo,
     /// Hooks of every interface.
     pub hooks: Vec<HookInfo>,
     /// The hooks of sockets.
@@ -42,12 +46,30 @@ pub struct AgentInfo {
     pub started: f64,
     /// The Node object of this machine.
     pub node_name: Option<String>,
-    /// The manifest directory.
-    pub manifests: PathBuf,
     /// Where metrics are served.
     pub metrics: Option<String>,
     /// Where the agent's own health is told.
     pub healthz: Option<String>,
+}
+
+/// Where the Services come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SourceInfo {
+    /// `manifests` or `kubernetes`.
+    pub kind: String,
+    /// The directory, or the URL of the API server.
+    pub place: String,
+    /// Whether it has told what there is, since the agent started.
+    pub complete: bool,
+    /// Since when it can't be reached, in seconds since 1970.
+    pub no_contact_since: Option<f64>,
+}
+
+impl From<Condition> for SourceInfo {
+    fn from(condition: Condition) -> Self {
+        let Condition { kind, place, complete, no_contact_since, complaint: _ } = condition;
+        Self { kind: kind.to_owned(), place, complete, no_contact_since }
+    }
 }
 
 /// One hook of one interface.

@@ -2,6 +2,7 @@
 
 use super::behaviour::BehaviourArgs;
 use super::connections::ConnectionsArgs;
+use super::source::SourceArgs;
 use super::verify::VerifyArgs;
 use crate::cmd::check::CheckArgs;
 use crate::cmd::cleanup::CleanupArgs;
@@ -28,12 +29,14 @@ pub struct Cli {
 /// What `lb` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve the Services that a directory of manifests describes
+    /// Serve the Services of a Kubernetes cluster, or those that a directory of manifests describes
     ///
-    /// Reads every .yaml, .yml and .json file in the directory (Service, EndpointSlice, Pod, Node
-    /// and ServiceCIDR objects, as `kubectl get svc,endpointslices,pods,nodes,servicecidrs -A -o
-    /// yaml` prints them), loads the BPF programs, attaches them to the interfaces of this network namespace
-    /// and follows every change of the directory and of the network.
+    /// Loads the BPF programs, attaches them to the interfaces of this network namespace, and follows
+    /// every change of the Services and of the network.
+    ///
+    /// From the Kubernetes API it reads Services, EndpointSlices, its own Node and ServiceCIDRs; from
+    /// a directory every .yaml, .yml and .json file (those objects and Pods, as `kubectl get
+    /// svc,endpointslices,pods,nodes,servicecidrs -A -o yaml` prints them).
     ///
     /// Ending the agent (SIGTERM, SIGINT) leaves the Services in force; `lb cleanup` removes
     /// everything. Needs root. The environment variable LB_LOG sets what is logged (`warn`,
@@ -111,9 +114,9 @@ pub(super) fn default_socket(pin_dir: &Path) -> PathBuf {
 /// Arguments of `lb agent`.
 #[derive(Clone, Debug, Args)]
 pub struct AgentArgs {
-    /// Directory with the manifests
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    /// Where the Services come from.
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Name of this machine's Node object
     ///
     /// Tells which interfaces lead to the other nodes, and which endpoints are local.

@@ -4,6 +4,7 @@ mod args;
 mod behaviour;
 mod connections;
 mod output;
+mod source;
 mod verify;
 
 pub use args::{
@@ -13,6 +14,7 @@ pub use behaviour::{BehaviourArgs, DetectLocal, NoLocalEndpoint, NodePortAddress
 pub use connections::ConnectionsArgs;
 pub(crate) use output::print_json;
 pub use output::{Table, print};
+pub use source::SourceArgs;
 pub use verify::VerifyArgs;
 
 use crate::{agent, cmd};

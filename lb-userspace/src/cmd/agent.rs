@@ -53,8 +53,9 @@ fn config(args: AgentArgs) -> Config {
         flows_v6: args.flows_v6.unwrap_or(sizes.flows_v6),
         ..sizes
     };
+    let source = args.source.source(args.node_name.as_deref(), &args.socket.pins.pin_dir);
     Config {
-        manifests: args.manifests,
+        source,
         compile: CompileOptions {
             node_name: args.node_name,
             default_policy: args.policy,

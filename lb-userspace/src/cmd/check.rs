@@ -16,7 +16,8 @@ use crate::desired::{
     printable, service_cidrs,
 };
 use crate::model::{Kind, ObjectName, Objects, Sourced};
-use crate::source::manifests::{Ignored, ManifestDir, Snapshot};
+use crate::source::Snapshot;
+use crate::source::manifests::{Ignored, ManifestDir};
 
 /// Arguments of `lb check`.
 #[derive(Clone, Debug, Args)]
@@ -38,13 +39,19 @@ pub struct CheckArgs {
 /// Checks the directory and prints the result. The exit status is 1 if anything
 /// was refused, or with `--strict` warned about.
 pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let snapshot = ManifestDir::new(&args.manifests).load()?;
+    let mut dir = ManifestDir::new(&args.manifests);
+    let snapshot = dir.load()?;
     let options = CompileOptions { node_name: args.node_name.clone(), ..CompileOptions::default() };
     let (desired, mut problems) = compile(&snapshot.objects, &options);
     problems.extend(health_checks(&snapshot.objects, &options).1);
     let explanations = explain(&snapshot.objects, &desired);
-    let report =
-        Report::new(&snapshot, &desired, &problems, &explanations, args.node_name.as_deref());
+    let report = Report::new(
+        (&dir, &snapshot),
+        &desired,
+        &problems,
+        &explanations,
+        args.node_name.as_deref(),
+    );
     match args.output {
         Format::Text => print(&report.text(&explanations))?,
         Format::Json => print_json(&report)?,
@@ -61,7 +68,7 @@ struct Report<'a> {
     warnings: usize,
     ignored: usize,
     /// By kind.
-    ignored_kinds: &'a Ignored,
+    ignored_kinds: Ignored,
     service_ports: usize,
     /// Where addresses that no Service has are dropped.
     service_cidrs: Vec<String>,
@@ -98,7 +105,7 @@ struct RowProblem<'a> {
 
 impl<'a> Report<'a> {
     fn new(
-        snapshot: &'a Snapshot,
+        (dir, snapshot): (&ManifestDir, &'a Snapshot),
         desired: &Desired,
         compiled: &'a [Problem],
         explanations: &[Explanation],
@@ -117,8 +124,9 @@ impl<'a> Report<'a> {
             .collect();
         let count = |verdict| objects.iter().filter(|row| row.result == verdict).count();
         let backends = desired.services.values().flat_map(|service| &service.backends);
+        let ignored = dir.ignored();
         Self {
-            files: snapshot.files,
+            files: dir.files(),
             accepted: count(Verdict::Accepted),
             refused: count(Verdict::Refused),
             warnings: objects
@@ -126,8 +134,8 @@ impl<'a> Report<'a> {
                 .flat_map(|row| &row.problems)
                 .filter(|problem| problem.severity == "warning")
                 .count(),
-            ignored: snapshot.ignored.values().sum(),
-            ignored_kinds: &snapshot.ignored,
+            ignored: ignored.values().sum(),
+            ignored_kinds: ignored,
             service_ports: desired.services.len(),
             service_cidrs: service_cidrs(&snapshot.objects)
                 .iter()
@@ -159,7 +167,7 @@ impl<'a> Report<'a> {
             self.refused,
             count(self.warnings, "warning"),
             self.ignored,
-            kinds(self.ignored_kinds),
+            kinds(&self.ignored_kinds),
             count(self.files, "file"),
             count(self.service_ports, "Service port"),
             count(self.backends, "backend"),

@@ -2,11 +2,143 @@
 //! checked objects, with what is wrong with the others; it never hands over an
 //! empty set because it could not read.
 
+pub mod kubernetes;
+mod lost;
 pub mod manifests;
 
+pub use self::lost::Lost;
+
+use self::kubernetes::{Kubernetes, KubernetesError};
+use self::manifests::ManifestDir;
+use crate::desired::Problem;
+use crate::model::{Changes, Objects};
 use crate::privilege::Exposure;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// All that a source says, as far as it can be read.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Objects in force.
+    pub objects: Arc<Objects>,
+    /// What is different from the last successful load.
+    pub changes: Changes,
+    /// What is wrong with files and objects.
+    pub problems: Vec<Problem>,
+    /// What can't be read and has no last good state either.
+    pub lost: Lost,
+    /// Whether anything differs from the last successful load.
+    pub changed: bool,
+}
+
+/// Which source the agent is told.
+#[derive(Clone, Debug)]
+pub enum SourceConfig {
+    /// A directory of manifests.
+    Manifests(PathBuf),
+    /// The Kubernetes API.
+    Kubernetes(kubernetes::Options),
+}
+
+/// How a source is, for people.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Condition {
+    /// Which kind of source.
+    pub kind: &'static str,
+    /// The directory, or the URL.
+    pub place: String,
+    /// Whether it has told once what there is.
+    pub complete: bool,
+    /// Since when it can't be reached, in seconds since 1970.
+    pub no_contact_since: Option<f64>,
+    /// Why it can't tell what is new.
+    pub complaint: Option<String>,
+}
+
+/// A source that is followed.
+#[derive(Debug)]
+pub enum Source {
+    /// A directory of manifests.
+    Manifests {
+        /// The directory.
+        dir: ManifestDir,
+        /// Tells when it may have changed.
+        changes: mpsc::Receiver<()>,
+    },
+    /// The Kubernetes API.
+    Kubernetes(Box<Kubernetes>),
+}
+
+impl Source {
+    /// Starts to follow it. What can be read at once, is: nothing else should be
+    /// touched before that worked.
+    pub async fn open(config: &SourceConfig) -> Result<(Self, Option<Snapshot>), SourceError> {
+        match config {
+            SourceConfig::Manifests(path) => {
+                let mut dir = ManifestDir::new(path);
+                // Watching begins before reading, so that no change falls in between.
+                let changes = dir.watch()?;
+                let snapshot = dir.load()?;
+                Ok((Self::Manifests { dir, changes }, Some(snapshot)))
+            }
+            SourceConfig::Kubernetes(options) => {
+                let kubernetes = Kubernetes::follow(options).await?;
+                Ok((Self::Kubernetes(Box::new(kubernetes)), None))
+            }
+        }
+    }
+
+    /// Waits until it may have something new to tell; false if it never will.
+    /// Cancelling it loses nothing.
+    pub async fn changed(&mut self) -> bool {
+        match self {
+            Self::Manifests { changes, .. } => changes.recv().await.is_some(),
+            Self::Kubernetes(kubernetes) => kubernetes.changed().await,
+        }
+    }
+
+    /// Reads what has changed and returns everything. After an error what is in
+    /// force should stay.
+    pub fn load(&mut self) -> Result<Snapshot, SourceError> {
+        match self {
+            Self::Manifests { dir, .. } => dir.load(),
+            Self::Kubernetes(kubernetes) => Ok(kubernetes.load()?),
+        }
+    }
+
+    /// As [`Source::load`], but that only what was told is looked at.
+    pub fn load_touched(&mut self) -> Result<Snapshot, SourceError> {
+        match self {
+            Self::Manifests { dir, .. } => dir.load_touched(),
+            Self::Kubernetes(kubernetes) => Ok(kubernetes.load()?),
+        }
+    }
+
+    /// Waits until it has told what there is.
+    pub async fn complete(&mut self) {
+        if let Self::Kubernetes(kubernetes) = self {
+            kubernetes.complete().await;
+        }
+    }
+
+    /// How it is.
+    pub fn condition(&self) -> Condition {
+        match self {
+            Self::Manifests { dir, .. } => Condition {
+                kind: "manifests",
+                place: std::path::absolute(dir.path())
+                    .unwrap_or_else(|_| dir.path().to_path_buf())
+                    .display()
+                    .to_string(),
+                complete: true,
+                ..Condition::default()
+            },
+            Self::Kubernetes(kubernetes) => kubernetes.condition(),
+        }
+    }
+}
 
 /// Why a source has no objects to hand over. Problems of single files and
 /// objects are not errors: see [`crate::desired::Problem`].
@@ -36,4 +168,7 @@ pub enum SourceError {
         /// What the system said.
         source: io::Error,
     },
+    /// The Kubernetes API can't be asked, or has not told everything yet.
+    #[error(transparent)]
+    Kubernetes(#[from] KubernetesError),
 }

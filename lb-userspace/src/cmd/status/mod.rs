@@ -4,7 +4,8 @@
 mod tables;
 
 use crate::agent::{
-    AgentInfo, AgentStatus, CheckInfo, HookInfo, ProblemInfo, SocketInfo, SyncInfo, ask, unix_now,
+    AgentInfo, AgentStatus, CheckInfo, HookInfo, ProblemInfo, SocketInfo, SourceInfo, SyncInfo,
+    ask, unix_now,
 };
 use crate::cli::{Format, StatusArgs, Table, print, print_json};
 use crate::dataplane::maps::{MapFill, Maps, MapsError, fill};
@@ -28,6 +29,7 @@ struct Status {
     reasons: Vec<String>,
     pin_dir: PathBuf,
     agent: Option<AgentInfo>,
+    source: SourceInfo,
     hooks: Vec<HookInfo>,
     sockets: SocketInfo,
     last_sync: Option<SyncInfo>,
@@ -100,13 +102,16 @@ fn read(socket: &Path, pin_dir: &Path) -> Status {
         reasons.push(error.to_string());
         Kernel::default()
     });
-    let AgentStatus { hooks, sockets, last_sync, last_check, problems, mut warnings, .. } = status;
+    let AgentStatus {
+        source, hooks, sockets, last_sync, last_check, problems, mut warnings, ..
+    } = status;
     warnings.extend(kernel.maps.iter().filter_map(nearly_full));
     Status {
         healthy: reasons.is_empty(),
         reasons,
         pin_dir: pin_dir.to_path_buf(),
         agent,
+        source,
         hooks,
         sockets,
         last_sync,
@@ -135,7 +140,7 @@ fn text(status: &Status) -> String {
     let mut lines = vec![format!("Healthy    {}", if status.healthy { "yes" } else { "no" })];
     lines.extend(status.reasons.iter().map(|reason| format!("           {reason}")));
     if let Some(agent) = &status.agent {
-        lines.extend(agent_lines(agent));
+        lines.extend(agent_lines(agent, &status.source));
         lines.push(format!("Sockets    {}", sockets(&status.sockets)));
     }
     if let Some(sync) = &status.last_sync {
@@ -176,12 +181,12 @@ fn text(status: &Status) -> String {
     text
 }
 
-fn agent_lines(agent: &AgentInfo) -> Vec<String> {
+fn agent_lines(agent: &AgentInfo, from: &SourceInfo) -> Vec<String> {
     let node = agent.node_name.as_ref().map_or(String::new(), |name| format!(", node {name}"));
     let since = age(agent.started);
     let mut lines = vec![
         format!("Agent      {}, process {}, for {since}{node}", agent.version, agent.pid),
-        format!("Manifests  {}", agent.manifests.display()),
+        format!("Source     {}", source(from)),
     ];
     if let Some(metrics) = &agent.metrics {
         lines.push(format!("Metrics    http://{metrics}/metrics"));
@@ -190,6 +195,14 @@ fn agent_lines(agent: &AgentInfo) -> Vec<String> {
         lines.push(format!("Healthz    http://{healthz}/healthz"));
     }
     lines
+}
+
+/// Where the Services come from, and whether that works.
+fn source(info: &SourceInfo) -> String {
+    let SourceInfo { kind, place, complete, no_contact_since } = info;
+    let contact = no_contact_since.map(|since| format!(", no contact for {}", age(since)));
+    let waiting = (!complete).then_some(", has not told yet what there is");
+    format!("{kind}, {place}{}{}", waiting.unwrap_or_default(), contact.unwrap_or_default())
 }
 
 /// When the kernel was compared last, and what had to be put right.
@@ -255,6 +268,7 @@ mod tests {
             reasons: vec!["interface eth0: xdp: the driver has none".into()],
             pin_dir: "/sys/fs/bpf/lb".into(),
             agent: None,
+            source: SourceInfo::default(),
             hooks: vec![
                 hook("ingress", Some("tcx"), None),
                 hook("xdp", None, Some("the driver has none")),

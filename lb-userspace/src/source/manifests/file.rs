@@ -10,12 +10,12 @@ use std::time::{Duration, SystemTime};
 use super::cut::Print;
 use super::document;
 use super::form::Form;
-use super::lost::Lost;
 use super::object::{self, AnyObject, Ignored};
 use super::piece::Piece;
 use super::pieces::{Pieces, Reading};
 use super::scan::{self, ReadError, Stamp};
 use crate::desired::{Problem, Severity};
+use crate::source::Lost;
 
 /// How long a file must have been left alone before its time stamps are proof
 /// that it has not changed: two writes in one tick of the clock look alike.

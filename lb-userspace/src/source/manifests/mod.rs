@@ -8,7 +8,6 @@ mod cut;
 mod document;
 mod file;
 mod form;
-mod lost;
 mod mapped;
 mod merge;
 mod news;
@@ -32,11 +31,10 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 
 use self::file::FileState;
-pub use self::lost::Lost;
 use self::merge::FileUpdate;
 pub use self::object::Ignored;
 use self::touched::{Shared, Touched};
-use super::SourceError;
+use super::{Lost, Snapshot, SourceError};
 use crate::desired::Problem;
 use crate::model::{Changes, Objects};
 use crate::privilege::exposure;
@@ -62,25 +60,6 @@ pub struct ManifestDir {
     loaded: bool,
     /// Whether the last one failed, so that anything may have changed since.
     failed: bool,
-}
-
-/// All that the directory says, as far as it can be read.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// Objects in force.
-    pub objects: Arc<Objects>,
-    /// What is different from the last successful load.
-    pub changes: Changes,
-    /// What is wrong with files and objects, in the order of the files.
-    pub problems: Vec<Problem>,
-    /// Number of files.
-    pub files: usize,
-    /// Objects of kinds that are not read.
-    pub ignored: Ignored,
-    /// What can't be read and has no last good state either.
-    pub lost: Lost,
-    /// Whether anything differs from the last successful load.
-    pub changed: bool,
 }
 
 /// What a single text holds, as if it were the only file of a directory.
@@ -111,6 +90,18 @@ impl ManifestDir {
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How many files were there at the last load.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Objects of kinds that are not read.
+    pub fn ignored(&self) -> Ignored {
+        let mut ignored = Ignored::new();
+        self.files.values().for_each(|file| file.add_ignored(&mut ignored));
+        ignored
     }
 
     /// Reads what has changed and returns everything. Blocks for as long as the
@@ -192,14 +183,10 @@ impl ManifestDir {
         };
         let mut lost = Lost::default();
         self.files.values().for_each(|file| file.add_lost(&mut lost));
-        let mut ignored = Ignored::new();
-        self.files.values().for_each(|file| file.add_ignored(&mut ignored));
         Snapshot {
             objects: Arc::clone(&self.objects),
             changes,
             problems: self.problems(),
-            files: self.files.len(),
-            ignored,
             lost,
             changed: differs,
         }

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 
 use super::cut::Print;
-use super::lost::Lost;
 use super::object::{AnyObject, DecodedFile, Ignored, ObjectId};
 use crate::desired::{Problem, Severity};
+use crate::source::Lost;
 
 /// A piece, or the whole of a file that is not in pieces.
 #[derive(Debug)]

@@ -37,12 +37,12 @@ impl Lost {
     }
 
     /// A file that can't be read at all.
-    pub(super) const fn file(&mut self) {
+    pub(in crate::source) const fn file(&mut self) {
         self.anything = true;
     }
 
     /// An object that is refused.
-    pub(super) fn object(&mut self, kind: Kind, name: ObjectName) {
+    pub(in crate::source) fn object(&mut self, kind: Kind, name: ObjectName) {
         match kind {
             Kind::Service => {
                 self.services.insert(name);
@@ -57,7 +57,7 @@ impl Lost {
     }
 
     /// Adds what is unknown of another file.
-    pub(super) fn extend(&mut self, other: &Self) {
+    pub(in crate::source) fn extend(&mut self, other: &Self) {
         self.anything |= other.anything;
         self.cidrs |= other.cidrs;
         self.services.extend(other.services.iter().cloned());
