@@ -70,7 +70,8 @@ impl Agent {
         manifests: &Path,
         options: Options,
     ) -> Result<Self> {
-        let mut agent = Self::launch(netns, node, manifests, options)?;
+        let source = vec!["--manifests".into(), manifests.into()];
+        let mut agent = Self::launch(netns, node, source, options)?;
         agent.ready()?;
         Ok(agent)
     }

@@ -1,6 +1,7 @@
 //! Many Services: manifests with thousands of them, in every form in which
 //! people keep them, around one that is real.
 
+mod api;
 mod text;
 
 use crate::agent::Agent;
@@ -11,6 +12,7 @@ use crate::manifest::{Service, items};
 use crate::process::processor_time;
 use crate::topology::Wiring;
 use anyhow::{Context as _, Result, bail};
+pub use api::ApiField;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

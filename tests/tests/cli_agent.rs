@@ -51,6 +51,11 @@ fn fails(output: &Output, code: i32, part: &str) {
 fn wrong_usage_is_told_from_failure() {
     for args in [
         &["agent"][..],
+        &["agent", "--manifests", "x", "--kubeconfig", "y", "--node-name", "n"],
+        &["agent", "--kubeconfig", "y", "--in-cluster", "--node-name", "n"],
+        &["agent", "--kubeconfig", "y"],
+        &["agent", "--kubeconfig", "y", "--node-name", "n", "--api-server", "192.0.2.1:6443"],
+        &["agent", "--manifests", "x", "--api-server", "https://192.0.2.1:6443"],
         &["agent", "--manifests", "x", "--snat-ports", "9-1"],
         &["agent", "--manifests", "x", "--metrics-addr", "here"],
         &["agent", "--manifests", "x", "--healthz-addr", "10256"],
@@ -84,17 +89,19 @@ fn without_a_data_plane_there_is_one_sentence() {
 }
 
 #[test]
-fn an_agent_that_can_not_read_its_manifests_touches_nothing() {
+fn an_agent_that_can_not_read_its_source_touches_nothing() {
     if !privilege::root_or_skip() {
         return;
     }
     let home = tempfile::tempdir().unwrap();
     let missing = home.path().join("nowhere");
     let pins = Path::new("/sys/fs/bpf/lbt-untouched");
-    let args = ["agent", "--manifests", missing.to_str().unwrap(), "--pin-dir"];
-    let output = lb(&[&args[..], &[pins.to_str().unwrap()]].concat());
-    fails(&output, 1, "nowhere");
-    assert!(!pins.exists() && !Path::new("/run/lb/lbt-untouched.sock").exists());
+    for source in ["--manifests", "--kubeconfig"] {
+        let args = ["agent", source, missing.to_str().unwrap(), "--node-name", "n", "--pin-dir"];
+        let output = lb(&[&args[..], &[pins.to_str().unwrap()]].concat());
+        fails(&output, 1, "nowhere");
+        assert!(!pins.exists() && !Path::new("/run/lb/lbt-untouched.sock").exists());
+    }
 }
 
 /// An agent in a namespace of its own.

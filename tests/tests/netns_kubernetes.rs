@@ -126,7 +126,12 @@ fn what_a_real_api_server_told_is_served_and_followed() -> Result<()> {
     for kind in ["services", "endpointslices", "nodes", "servicecidrs"] {
         scene.server.load(&data(&format!("list-{kind}.json")))?;
     }
-    scene.start()?;
+    // By a name, which the agent has to resolve with the rights that it keeps.
+    let mut named = scene.server.source(LOCAL.parse()?)?;
+    named.extend(["--api-server".into(), "https://localhost:6443".into()]);
+    scene.launch_from(named)?;
+    scene.launch()?;
+    scene.agents.iter_mut().try_for_each(Agent::ready)?;
     for (to, by) in [
         ("10.96.137.78:80", &["pod-1a", "pod-1b", "pod-2a"][..]),
         ("[fd00:10:96::a17b]:80", &["pod-1a", "pod-1b", "pod-2a"]),
@@ -216,6 +221,23 @@ fn nothing_is_in_force_before_all_lists_are_complete_and_nothing_goes() -> Resul
     })?;
     scene.server.hold("endpointslices", false);
     scene.agents[0].ready()?;
+    scene.served(to_web(), &["pod-1a"])?;
+    // So it is where another takes over: what it is told last is in force.
+    scene.publish(&[scene.on(1, 0)]);
+    scene.agents[0].take_over()?;
+    scene.served(to_web(), &["pod-2a"])
+}
+
+#[test]
+fn a_cluster_without_service_cidrs_is_served() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let mut scene = Scene::new()?;
+    scene.server.set_absent("servicecidrs", true);
+    scene.publish(&[scene.on(0, 0)]);
+    scene.start()?;
+    scene.told("contact", in_contact)?;
     scene.served(to_web(), &["pod-1a"])
 }
 

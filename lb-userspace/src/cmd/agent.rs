@@ -24,9 +24,13 @@ pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is logged unless `LB_LOG` says otherwise: of what happens to the
+/// Kubernetes API's watches, the agent tells itself.
+const LOGGED: &str = "info,kube_client=off,kube_runtime=off";
+
 /// One line for each event; `LB_LOG` sets the level (`debug`, `lb_userspace=trace`).
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("LB_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("LB_LOG").unwrap_or_else(|_| EnvFilter::new(LOGGED));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

@@ -8,8 +8,15 @@ use std::sync::Arc;
 
 /// Names and addresses that the certificate is for: as those of API servers, for
 /// the cluster address of the Service, too.
-const NAMES: [&str; 6] =
-    ["kubernetes", "kubernetes.default", "10.96.0.1", "127.0.0.1", "192.0.2.1", "192.0.2.2"];
+const NAMES: [&str; 7] = [
+    "localhost",
+    "kubernetes",
+    "kubernetes.default",
+    "10.96.0.1",
+    "127.0.0.1",
+    "192.0.2.1",
+    "192.0.2.2",
+];
 
 /// A certificate with its key.
 #[derive(Debug)]

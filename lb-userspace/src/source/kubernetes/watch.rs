@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::utils::{Backoff, ResetTimerBackoff};
 use kube::runtime::watcher::{self, Event, watcher};
@@ -22,6 +22,9 @@ const SOON: Duration = Duration::from_millis(200);
 const LATE: Duration = Duration::from_secs(10);
 /// Whoever had no failure for so long begins anew with the first.
 const GOOD: Duration = Duration::from_mins(1);
+
+/// How soon a kind is asked for again that the API does not have.
+const ABSENT: Duration = Duration::from_mins(2);
 
 /// Objects that one answer may have: the JSON text of a page is in memory as a
 /// whole, and a slice may be a hundred kilobytes of it.
@@ -47,38 +50,60 @@ pub(super) struct Selection<'a> {
 /// Follows a kind for ever.
 pub(super) async fn follow<M: Kept>(client: Client, selection: Selection<'_>, shared: Shared) {
     let api: Api<Slim<M>> = Api::all(client);
-    let config = watcher::Config::default().page_size(PAGE);
     let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let config = watcher::Config {
         label_selector: given(selection.labels),
         field_selector: given(selection.fields),
-        ..config
+        ..watcher::Config::default().page_size(PAGE)
     };
-    let events = watcher(api, config).backoff(ResetTimerBackoff::new(Doubling::default(), GOOD));
-    let mut events = std::pin::pin!(events.into_stream());
-    while let Some(event) = events.next().await {
-        match event {
-            Ok(event) => shared.pace.tell(shared.take(event)),
-            Err(error) => shared.fail::<M>(&error, selection.optional),
-        }
+    loop {
+        let backoff = ResetTimerBackoff::new(Doubling::default(), GOOD);
+        let events = watcher(api.clone(), config.clone()).backoff(backoff);
+        let mut events = std::pin::pin!(events);
+        let pause = loop {
+            match events.next().await {
+                Some(Ok(event)) => shared.take(event),
+                Some(Err(error)) => match shared.fail::<M>(&error, selection.optional) {
+                    Then::GoOn => {}
+                    Then::BeginAnew(pause) => break pause,
+                },
+                None => break LATE,
+            }
+        };
+        tokio::time::sleep(some_of(pause)).await;
     }
 }
 
+/// What comes after a failure.
+enum Then {
+    /// The watcher tries again by itself.
+    GoOn,
+    /// Another one lists everything, after a while.
+    BeginAnew(Duration),
+}
+
 impl Shared {
-    fn take<M: Kept>(&self, event: Event<Slim<M>>) -> News {
+    fn take<M: Kept>(&self, event: Event<Slim<M>>) {
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         let kind = M::store(&mut store);
-        match event {
-            Event::Init => kind.begin(),
-            Event::InitApply(object) => kind.list(object),
-            Event::InitDone => return kind.end(),
-            Event::Apply(object) => return kind.apply(object),
-            Event::Delete(object) => return kind.remove(&object),
-        }
-        News::None
+        let news = match event {
+            Event::Init => {
+                kind.begin();
+                News::None
+            }
+            Event::InitApply(object) => {
+                kind.list(object);
+                News::None
+            }
+            Event::InitDone => kind.end(),
+            Event::Apply(object) => kind.apply(object),
+            Event::Delete(object) => kind.remove(&object),
+        };
+        drop(store);
+        self.pace.tell(news);
     }
 
-    fn fail<M: Kept>(&self, error: &watcher::Error, optional: bool) {
+    fn fail<M: Kept>(&self, error: &watcher::Error, optional: bool) -> Then {
         let source = match error {
             watcher::Error::InitialListFailed(source)
             | watcher::Error::WatchStartFailed(source)
@@ -100,7 +125,8 @@ impl Shared {
                 tracing::info!("the Kubernetes API has no {what} for the agent: going on without");
             }
             self.contact.heard(M::PLURAL);
-            return self.pace.tell(news);
+            self.pace.tell(news);
+            return Then::BeginAnew(ABSENT);
         }
         // A watch that ends or is too old is how watches are: what was asked for
         // then tells more.
@@ -110,7 +136,7 @@ impl Shared {
         );
         if ended || code == 410 {
             tracing::debug!("{} are asked for anew: {error}", M::PLURAL);
-            return;
+            return Then::GoOn;
         }
         let answered =
             status.is_some() || matches!(source, Some(ClientError::SerdeError(_)) | None);
@@ -122,6 +148,9 @@ impl Shared {
         if self.contact.failed(M::PLURAL, answered, reason) {
             self.pace.tell(News::Complete);
         }
+        // What could not be read may have been news of an object.
+        let missed = matches!(error, watcher::Error::WatchFailed(_));
+        if missed { Then::BeginAnew(LATE) } else { Then::GoOn }
     }
 }
 
@@ -134,7 +163,14 @@ fn chain(error: &dyn std::error::Error) -> String {
     last.to_string()
 }
 
-/// Twice as long each time, and not at the same time as everybody else.
+/// From half of a time to all of it, so that not everybody comes at the same time.
+fn some_of(time: Duration) -> Duration {
+    // Each hasher of the standard library begins with other numbers.
+    let chance = u32::try_from(RandomState::new().build_hasher().finish() % 100).unwrap_or(0);
+    time / 2 + time * chance / 200
+}
+
+/// Twice as long each time.
 #[derive(Debug, Default)]
 struct Doubling {
     times: u32,
@@ -146,9 +182,7 @@ impl Iterator for Doubling {
     fn next(&mut self) -> Option<Duration> {
         let wait = SOON.saturating_mul(1 << self.times.min(16)).min(LATE);
         self.times = self.times.saturating_add(1);
-        // Each hasher of the standard library begins with other numbers.
-        let chance = u32::try_from(RandomState::new().build_hasher().finish() % 100).unwrap_or(0);
-        Some(wait / 2 + wait * chance / 200)
+        Some(some_of(wait))
     }
 }
 

@@ -1,0 +1,91 @@
+//! As many Services, told by an API server.
+
+use super::{LIMIT, Size, objects, web};
+use crate::agent::{Agent, Options};
+use crate::api_server::ApiServer;
+use crate::client;
+use crate::cluster::{Cluster, Setup};
+use crate::deadline;
+use crate::manifest::items;
+use crate::topology::Wiring;
+use anyhow::{Context as _, Result, ensure};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// Where the API server listens, in the node's own namespace.
+const ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 6443);
+
+/// One node with an agent that follows an API server with all of them.
+#[derive(Debug)]
+pub struct ApiField {
+    /// The agent.
+    pub agent: Agent,
+    server: ApiServer,
+    cluster: Cluster,
+}
+
+impl ApiField {
+    /// Starts the server, then the agent; how long that took until all of the
+    /// Services are in force.
+    pub fn start(size: Size) -> Result<(Self, Duration)> {
+        let cluster = Cluster::without_agents(Setup::tc(Wiring::Routed))?;
+        let server = ApiServer::new()?;
+        let many = (0..size.services).flat_map(|n| objects(n, size.endpoints, size.rich));
+        let pods = |item: &serde_json::Value| item["kind"] != "Pod";
+        let own = items(&cluster.topology, &[web(&cluster, false)]);
+        server.publish(many.chain(own).filter(pods).collect());
+        let node = &cluster.topology.nodes[0];
+        server.listen(&node.netns, ADDRESS.into())?;
+        let source = server.source(ADDRESS.into())?;
+        let options = Options { xdp: "off", tc: "auto", more: &[] };
+        let begin = Instant::now();
+        let mut agent = Agent::launch(&node.netns, &node.name, source, options)?;
+        agent.ready_within(LIMIT * 6)?;
+        let took = begin.elapsed();
+        Ok((Self { agent, server, cluster }, took))
+    }
+
+    /// Adds an endpoint to the real Service, or takes it away; how long it took
+    /// from when the server has it until a connection reaches it, or none does.
+    pub fn change(&self, second: bool) -> Result<Duration> {
+        let service = web(&self.cluster, second);
+        let to = SocketAddr::from((service.addresses.v4, 80));
+        let [pod, name] = [self.cluster.pod(0, 1), self.cluster.pod(1, 0)];
+        let changed = items(&self.cluster.topology, &[service]);
+        let slices = changed.into_iter().filter(|item| item["kind"] == "EndpointSlice");
+        let begin = Instant::now();
+        slices.for_each(|slice| self.server.put(slice));
+        pod.netns.run(|| {
+            let mut others = 0;
+            // Turns are taken by CPU, so two answers in a row say little.
+            while begin.elapsed() < LIMIT {
+                let answer = client::get(to).context("ask the Service")?;
+                others = if answer.backend == name.name { 0 } else { others + 1 };
+                if (others == 0) == second && (second || others > 8) {
+                    return Ok(begin.elapsed());
+                }
+            }
+            anyhow::bail!("a change is not in force after {LIMIT:?}")
+        })?
+    }
+
+    /// Lets the server forget, so that everything is listed again; how long that
+    /// takes until what changed meanwhile is in force.
+    pub fn list_again(&self) -> Result<()> {
+        let lists = || {
+            let requests = self.server.requests();
+            requests
+                .iter()
+                .filter(|one| one.contains("endpointslices?") && !one.contains("watch="))
+                .count()
+        };
+        let before = lists();
+        self.server.compact();
+        deadline::until("another list", LIMIT, || (lists() > before).then_some(()))?;
+        deadline::until("another watch", LIMIT * 3, || {
+            (self.server.watches("endpointslices") == 1).then_some(())
+        })?;
+        ensure!(self.agent.verify(&[])?.is_empty());
+        Ok(())
+    }
+}
