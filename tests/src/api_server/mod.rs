@@ -184,8 +184,8 @@ impl ApiServer {
     }
 
     /// At most so many objects in an answer, whatever is asked for.
-    pub fn set_page(&self, page: usize) {
-        self.change(|state| state.page = page);
+    pub fn set_page(&self, most: usize) {
+        self.change(|state| state.most = most);
     }
 
     /// Paths and queries of all requests so far.

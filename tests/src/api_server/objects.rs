@@ -3,8 +3,9 @@
 use super::ListFault;
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
 
 /// Kinds by the last part of their URL, with what objects call themselves.
 const KINDS: [(&str, &str, &str); 5] = [
@@ -25,7 +26,9 @@ pub(super) struct State {
     /// Whether the server ends.
     pub(super) over: bool,
     /// Most objects of an answer.
-    pub(super) page: usize,
+    pub(super) most: usize,
+    /// Pages of a version.
+    pages: (u64, HashMap<String, Arc<str>>),
     pub(super) requests: Vec<String>,
     pub(super) listeners: Vec<TcpListener>,
     /// Connections that are open, to end them.
@@ -109,7 +112,8 @@ impl State {
             kinds: KINDS.iter().map(|(plural, ..)| (*plural, Kind::default())).collect(),
             away: false,
             over: false,
-            page: usize::MAX,
+            most: usize::MAX,
+            pages: (0, HashMap::new()),
             requests: Vec::new(),
             listeners: Vec::new(),
             connections: Vec::new(),
@@ -283,11 +287,31 @@ impl State {
         if applies { kind.fault.take() } else { None }
     }
 
-    /// A page of a list, from the object with a number on.
-    pub(super) fn list(&self, plural: &str, wanted: &Selection, from: usize, most: usize) -> Value {
+    /// A page of a list, from the object with a number on. It is made once for
+    /// each version, so that who measures its clients does not measure this.
+    pub(super) fn list(
+        &mut self,
+        plural: &str,
+        wanted: &Selection,
+        from: usize,
+        most: usize,
+    ) -> Arc<str> {
+        if self.pages.0 != self.version {
+            self.pages = (self.version, HashMap::new());
+        }
+        let most = most.min(self.most);
+        let key = format!("{plural} {wanted:?} {from} {most}");
+        if let Some(page) = self.pages.1.get(&key) {
+            return Arc::clone(page);
+        }
+        let page: Arc<str> = self.page(plural, wanted, from, most).to_string().into();
+        self.pages.1.insert(key, Arc::clone(&page));
+        page
+    }
+
+    fn page(&self, plural: &str, wanted: &Selection, from: usize, most: usize) -> Value {
         let kind = &self.kinds[plural];
         let all: Vec<&Value> = kind.objects.values().filter(|one| wanted.has(one)).collect();
-        let most = most.min(self.page);
         let items: Vec<Value> = all.iter().skip(from).take(most).map(|one| untyped(one)).collect();
         let mut metadata = json!({ "resourceVersion": self.version.to_string() });
         let next = from.saturating_add(items.len());

@@ -123,10 +123,10 @@ fn list(asked: &Asked, stream: &mut Stream, shared: &Shared) -> Result<()> {
         state = shared.wait(state);
     }
     let fault = state.take_fault(&asked.kind, from == 0);
-    let list = state.list(&asked.kind, &asked.selection(), from, most);
+    let text = state.list(&asked.kind, &asked.selection(), from, most);
     drop(state);
     match fault {
-        None => send(stream, 200, &list),
+        None => send_text(stream, 200, &text),
         Some(ListFault::Expired) => {
             let message = "The provided continue parameter is too old";
             send(stream, 410, &status(410, "Expired", message))
@@ -135,7 +135,6 @@ fn list(asked: &Asked, stream: &mut Stream, shared: &Shared) -> Result<()> {
             send(stream, 500, &status(500, "InternalError", "etcdserver: request timed out"))
         }
         Some(ListFault::Cut) => {
-            let text = list.to_string();
             let half = &text.as_bytes()[..text.len() / 2];
             head(stream, 200, &format!("Content-Length: {}", text.len()))?;
             stream.get_mut().write_all(half)?;
@@ -192,7 +191,10 @@ fn head(stream: &mut Stream, code: u16, length: &str) -> Result<()> {
 }
 
 fn send(stream: &mut Stream, code: u16, body: &Value) -> Result<()> {
-    let text = body.to_string();
+    send_text(stream, code, &body.to_string())
+}
+
+fn send_text(stream: &mut Stream, code: u16, text: &str) -> Result<()> {
     head(stream, code, &format!("Content-Length: {}", text.len()))?;
     let stream = stream.get_mut();
     stream.write_all(text.as_bytes())?;
