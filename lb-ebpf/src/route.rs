@@ -47,6 +47,14 @@ impl Way {
         (result == SUCCESS).then_some(Self(params))
     }
 
+    /// The one that was found last in this run.
+    #[inline(always)]
+    pub(crate) fn last() -> Option<Self> {
+        let room: *mut bpf_fib_lookup = LB_ROUTE.get_ptr_mut(0)?.cast();
+        // SAFETY: this CPU's only user of the room is this run.
+        Some(Self(unsafe { &mut *room }))
+    }
+
     /// The interface that it leaves by.
     #[inline(always)]
     pub(crate) fn ifindex(&self) -> u32 {

@@ -61,7 +61,7 @@ impl Hops for V4 {
     fn hop(skb: *mut __sk_buff, hops: [u8; 2]) -> Option<()> {
         use aya_ebpf::helpers::bpf_l3_csum_replace;
         // Time to live and protocol share a word of the checksum.
-        let less = [hops[0] - 1, hops[1]];
+        let less = [hops[0].wrapping_sub(1), hops[1]];
         let [from, to] = [hops, less].map(|word| u64::from(u16::from_ne_bytes(word)));
         // SAFETY: the helper checks the offset.
         if unsafe { bpf_l3_csum_replace(skb, (ETHERNET + V4_CHECKSUM) as u32, from, to, 2) } != 0 {
@@ -81,62 +81,89 @@ impl Hops for V6 {
     fn hop(skb: *mut __sk_buff, hops: [u8; 2]) -> Option<()> {
         use aya_ebpf::bindings::BPF_F_RECOMPUTE_CSUM;
         // What a device has summed over the packet changes with it.
-        store(skb, ETHERNET + V6_HOP_LIMIT, &(hops[0] - 1), BPF_F_RECOMPUTE_CSUM)
+        store(skb, ETHERNET + V6_HOP_LIMIT, &hops[0].wrapping_sub(1), BPF_F_RECOMPUTE_CSUM)
     }
 }
 
-/// A way past the stack.
-pub(crate) struct Past {
-    way: Way,
-    hops: [u8; 2],
-    /// Whether it leads into a pod's namespace; else it leads out by an uplink.
-    pub(crate) into_pod: bool,
-}
+/// Whether a packet has a way past the stack, which one, and its hops, in a word: as an
+/// `Option` of a structure it would leave parts of the stack unset that are read all
+/// the same, which older verifiers refuse. Where it leads is in memory ([`Way::last`]).
+#[derive(Clone, Copy)]
+pub(crate) struct Past(u32);
+
+/// There is a way.
+const THERE: u8 = 1 << 0;
+/// It leads into a pod's namespace; else it leads out by an uplink.
+const INTO_POD: u8 = 1 << 1;
 
 impl Past {
-    /// The way of a packet that will have the tuple `to`; `None` if it must go
+    /// It must go through the stack.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// The way of a packet that will have the tuple `to`; [`Past::NONE`] if it must go
     /// through the stack: it is for the node itself, for a pod behind a bridge, its
     /// hops are used up.
     #[inline(always)]
-    pub(crate) fn find<A: Hops>(
-        skb: *mut __sk_buff,
-        packet: &Packet<A>,
-        to: &Tuple<A>,
-    ) -> Option<Self> {
+    pub(crate) fn find<A: Hops>(skb: *mut __sk_buff, packet: &Packet<A>, to: &Tuple<A>) -> Self {
         // SAFETY: the kernel keeps the context valid during the run.
         let ifindex = unsafe { (*skb).ifindex };
         // What a port of a bridge gets may be for others behind the bridge.
         // SAFETY: as above.
         if unsafe { (*skb).pkt_type } != PACKET_HOST {
-            return None;
+            return Self::NONE;
         }
-        let way = Way::find(skb.cast(), *to, packet.proto, 0, ifindex)?;
-        let interface = route::interface(way.ifindex())?;
+        let Some(way) = Way::find(skb.cast(), *to, packet.proto, 0, ifindex) else {
+            return Self::NONE;
+        };
+        let Some(interface) = route::interface(way.ifindex()) else { return Self::NONE };
         let into_pod = interface.peer != 0;
         let outward = interface.role == role::UPLINK && interface.mac != [0; 6];
         if way.ifindex() == ifindex || !(into_pod || outward) {
-            return None;
+            return Self::NONE;
         }
-        let hops = A::hops(skb)?;
-        (hops[0] > 1).then_some(Self { way, hops, into_pod })
+        let Some([hops, next]) = A::hops(skb) else { return Self::NONE };
+        if hops <= 1 {
+            return Self::NONE;
+        }
+        let kind = if into_pod { THERE | INTO_POD } else { THERE };
+        Self(u32::from_ne_bytes([kind, hops, next, 0]))
+    }
+
+    #[inline(always)]
+    fn kind(self) -> u8 {
+        self.0.to_ne_bytes()[0]
+    }
+
+    /// Whether there is one.
+    #[inline(always)]
+    pub(crate) fn is_there(self) -> bool {
+        self.kind() & THERE != 0
+    }
+
+    /// Whether it leads into a pod's namespace.
+    #[inline(always)]
+    pub(crate) fn is_into_pod(self) -> bool {
+        self.kind() & INTO_POD != 0
     }
 
     /// Sends the packet this way; the result is an action.
     #[inline(always)]
-    pub(crate) fn take<A: Hops>(&self, skb: *mut __sk_buff) -> i32 {
-        if A::hop(skb, self.hops).is_none() {
+    pub(crate) fn take<A: Hops>(self, skb: *mut __sk_buff) -> i32 {
+        let [_, hops, next, _] = self.0.to_ne_bytes();
+        let Some(way) = Way::last() else { return TC_ACT_SHOT };
+        if A::hop(skb, [hops, next]).is_none() {
             return TC_ACT_SHOT;
         }
-        if !self.into_pod {
-            let mut hop = self.way.neighbour();
+        if !self.is_into_pod() {
+            let mut hop = way.neighbour();
             let size = size_of::<bpf_redir_neigh>() as i32;
             // SAFETY: the parameters are valid, and the size is theirs.
-            return unsafe { bpf_redirect_neigh(self.way.ifindex(), &raw mut hop, size, 0) as i32 };
+            return unsafe { bpf_redirect_neigh(way.ifindex(), &raw mut hop, size, 0) as i32 };
         }
-        if store(skb, 0, &self.way.macs(), 0).is_none() {
+        if store(skb, 0, &way.macs(), 0).is_none() {
             return TC_ACT_SHOT;
         }
         // SAFETY: the helper has no preconditions.
-        unsafe { bpf_redirect_peer(self.way.ifindex(), 0) as i32 }
+        unsafe { bpf_redirect_peer(way.ifindex(), 0) as i32 }
     }
 }

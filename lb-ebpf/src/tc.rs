@@ -162,10 +162,11 @@ fn begun<A: TcFamily, const L3: usize>(skb: *mut __sk_buff, made: Made) -> i32 {
 #[inline(never)]
 fn onward<A: TcFamily>(skb: *mut __sk_buff, into_pod: u32) -> i32 {
     let Some(Parsed { packet, to }) = family::parsed::<A>() else { return TC_ACT_SHOT };
-    let past = Past::find(skb, packet, to).filter(|past| into_pod != 0 || !past.into_pod);
+    let past = Past::find(skb, packet, to);
     let verdict = rewrite::apply(skb, packet, to, Verdict::Forwarded, ETHERNET);
     let action = finish(Hook::Ingress, verdict);
-    past.filter(|_| action == NEXT).map_or(action, |past| past.take::<A>(skb))
+    let passes_by = past.is_there() && (into_pod != 0 || !past.is_into_pod());
+    if action == NEXT && passes_by { past.take::<A>(skb) } else { action }
 }
 
 /// A packet of a backend, which may have this node's address restored: to its client
@@ -176,19 +177,19 @@ fn onward<A: TcFamily>(skb: *mut __sk_buff, into_pod: u32) -> i32 {
 fn back<A: TcFamily>(skb: *mut __sk_buff, restored: u32) -> i32 {
     let Some(Parsed { packet, to }) = family::parsed::<A>() else { return TC_ACT_SHOT };
     let mut verdict = if restored != 0 { Verdict::SourceRestored } else { Verdict::Passed };
-    let mut past = None;
+    let mut past = Past::NONE;
     if let Some(row) = flows::find(*to, packet.proto, Direction::Egress)
         && skip::may(row)
     {
         past = Past::find(skb, packet, &row.dialled().reversed());
-        if past.as_ref().is_some_and(|past| past.into_pod) {
+        if past.is_into_pod() {
             let size = size(&TcContext::new(skb), packet, ETHERNET);
             *to = egress::reply(packet, row, now(), size);
             verdict = Verdict::Returned;
         }
     }
     let action = finish(Hook::Ingress, rewrite::apply(skb, packet, to, verdict, ETHERNET));
-    past.filter(|_| action == NEXT).map_or(action, |past| past.take::<A>(skb))
+    if action == NEXT && past.is_there() { past.take::<A>(skb) } else { action }
 }
 
 #[inline(always)]
