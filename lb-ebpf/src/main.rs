@@ -95,8 +95,8 @@ fn lb_egress_l3(ctx: TcContext) -> i32 {
     tc::egress::<0>(&ctx)
 }
 
-/// Frames that enter by an uplink, also those that a device keeps in several buffers.
-#[xdp(frags)]
+/// Frames that enter by an uplink.
+#[xdp]
 fn lb_xdp(ctx: XdpContext) -> u32 {
     xdp::run(&ctx)
 }

@@ -3,7 +3,7 @@
 //! it with the same maps.
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect};
 use aya_ebpf::programs::XdpContext;
 use lb_common::filter::FRONTEND;
 use lb_common::flow::flag;
@@ -151,9 +151,10 @@ fn ours<A: XdpFamily>(
     packet: &Packet<A>,
     socket: u8,
 ) -> Result<(Verdict, u32), Stop> {
+    let present = window.end - window.start - ETHERNET;
     let headers = packet.l4 - ETHERNET;
     let is_empty = packet.len as usize <= headers;
-    if !A::is_plain(packet) || is_empty || !is_whole(ctx, window, packet) {
+    if !A::is_plain(packet) || is_empty || packet.len as usize > present {
         return Err(Stop::Verdict(Verdict::HandedOver));
     }
     if rewrite_frame::checksum_is_partial(window, packet) {
@@ -169,21 +170,6 @@ fn ours<A: XdpFamily>(
         }
         _ => Err(prepare(window, packet, &arrival, socket)),
     }
-}
-
-/// Whether the frame has all of the packet; a large one may be in several buffers, of
-/// which the window is the first.
-#[inline(always)]
-fn is_whole<A>(ctx: &XdpContext, window: Window, packet: &Packet<A>) -> bool {
-    let len = packet.len as usize + ETHERNET;
-    // SAFETY: the context is valid.
-    !in_buffers(window, packet) || len as u64 <= unsafe { bpf_xdp_get_buff_len(ctx.ctx) }
-}
-
-/// Whether part of the packet is behind the window, if anywhere.
-#[inline(always)]
-fn in_buffers<A>(window: Window, packet: &Packet<A>) -> bool {
-    packet.len as usize > window.end - window.start - ETHERNET
 }
 
 #[inline(always)]
@@ -240,7 +226,7 @@ fn forward<A: XdpFamily>(
         })
         .map_err(|failure| stats::no_port(service, ingress::failed(failure)))?;
     }
-    let action = take(&way, ifindex, in_buffers(window, packet)).ok_or(Verdict::HandedOver)?;
+    let action = take(&way, ifindex).ok_or(Verdict::HandedOver)?;
     rewrite_frame::frame(window, packet, &row.masqueraded(), &way.macs())
         .ok_or(Verdict::HandedOver)?;
     stats::packet_in(row, size);
@@ -258,8 +244,7 @@ fn returned<A: XdpFamily>(
 ) -> Result<(Verdict, u32), Verdict> {
     let to = row.dialled().reversed();
     let way = way(ctx, to, packet, arrival.ifindex).ok_or(Verdict::HandedOver)?;
-    let action =
-        take(&way, arrival.ifindex, in_buffers(window, packet)).ok_or(Verdict::HandedOver)?;
+    let action = take(&way, arrival.ifindex).ok_or(Verdict::HandedOver)?;
     rewrite_frame::frame(window, packet, &to, &way.macs()).ok_or(Verdict::HandedOver)?;
     if flows::note(row, Flow::forward_key, tcp::From::Backend, packet.flags, arrival.now) {
         flows::touch(&row.reverse_key(), row);
@@ -311,13 +296,13 @@ fn way<A: Family>(ctx: &XdpContext, to: Tuple<A>, packet: &Packet<A>, ifindex: u
 }
 
 /// The action that sends a frame this way; `None` if the interface takes no frames
-/// from XDP programs. A device that takes some need not take those in several buffers.
+/// from XDP programs.
 #[inline(always)]
-fn take(way: &Way, arrived_on: u32, in_buffers: bool) -> Option<u32> {
+fn take(way: &Way, arrived_on: u32) -> Option<u32> {
     if way.ifindex() == arrived_on {
         return Some(xdp_action::XDP_TX);
     }
-    if in_buffers || interface(way.ifindex())?.xdp == 0 {
+    if interface(way.ifindex())?.xdp == 0 {
         return None;
     }
     // SAFETY: the helper has no preconditions.

@@ -65,10 +65,6 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// `BPF_F_XDP_HAS_FRAGS`: an XDP program that takes frames in several buffers. Those
-/// that call each other must agree on it.
-pub const XDP_HAS_FRAGS: u32 = 1 << 5;
-
 /// An instruction.
 #[must_use]
 pub fn instruction(code: u8, dst: u8, src: u8, offset: i16, immediate: i32) -> u64 {

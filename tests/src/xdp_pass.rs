@@ -35,7 +35,7 @@ pub struct XdpPass {
 impl XdpPass {
     /// Attaches it in the network namespace of the calling thread.
     pub fn attach(interface: &str) -> Result<Self> {
-        let program = bpf::load(bpf::XDP, 0, bpf::XDP_HAS_FRAGS, &PROGRAM)?;
+        let program = bpf::load(bpf::XDP, 0, 0, &PROGRAM)?;
         let link = bpf::attach_xdp(&program, interface)?;
         Ok(Self { link })
     }

@@ -162,9 +162,8 @@ impl Driver {
 }
 
 fn load(xdp: bool, code: &[u64]) -> OwnedFd {
-    let (kind, attach, flags) =
-        if xdp { (XDP, ATTACH_XDP, bpf::XDP_HAS_FRAGS) } else { (SCHED_CLS, 0, 0) };
-    bpf::load(kind, attach, flags, code).expect("a sound program")
+    let (kind, attach) = if xdp { (XDP, ATTACH_XDP) } else { (SCHED_CLS, 0) };
+    bpf::load(kind, attach, 0, code).expect("a sound program")
 }
 
 /// `r0` is what lets the packet go on; exit.

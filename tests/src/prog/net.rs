@@ -142,10 +142,10 @@ link add pod0 index 104 address 02:00:00:00:01:03 type veth peer name pod0p inde
 link add pod1 index 106 address 02:00:00:00:01:04 type veth peer name pod1p index 107
 link add tun0 index 108 address 02:00:00:00:01:05 type veth peer name tun0p index 109
 link add other index 110 address 02:00:00:00:01:06 type veth peer name otherp index 111
-link set up0 mtu 9000 up
-link set up0p mtu 9000 up
-link set up1 mtu 9000 up
-link set up1p mtu 9000 up
+link set up0 up
+link set up0p up
+link set up1 up
+link set up1p up
 link set pod0 up
 link set pod0p up
 link set pod1 up

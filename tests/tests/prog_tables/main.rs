@@ -19,7 +19,6 @@ mod icmp;
 mod icmp_cut;
 mod icmp_error;
 mod icmp_stray;
-mod jumbo;
 mod least;
 mod lengths;
 mod loopback;

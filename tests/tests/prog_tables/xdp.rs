@@ -196,7 +196,7 @@ fn packets_that_the_stack_must_see_to_are_handed_over() {
             Packet { ttl: 1, ..plain() },
             Packet { ttl: 0, ..plain() },
             // Bigger than the next link takes.
-            plain().payload(&[1; 9000]),
+            plain().payload(&[1; 1500]),
             Packet { fragment: Some(fragment(0)), ..plain() },
         ];
         if case.v6 {
