@@ -8,10 +8,9 @@ use lb_common::{Direction, Flow, Interface, Tuple, Verdict, tcp};
 
 use crate::family::Family;
 use crate::flows;
-use crate::maps::LB_INTERFACES;
 use crate::packet::Packet;
 use crate::stats::Size;
-use crate::{bystanders, filter, ingress, service_addr, snat, stats};
+use crate::{bystanders, filter, ingress, route, service_addr, snat, stats};
 
 /// What the hook knows beside the packet.
 #[derive(Clone, Copy)]
@@ -90,10 +89,7 @@ fn towards_backend<A: Family>(
     if row.flags & (flag::NO_SNAT | flag::DIRECT) != 0 {
         return Verdict::Passed;
     }
-    // SAFETY: the row is copied at once; the agent replaces rows whole.
-    let Some(interface) = unsafe { LB_INTERFACES.get(&departure.ifindex) }.copied() else {
-        return Verdict::Passed;
-    };
+    let Some(interface) = route::interface(departure.ifindex) else { return Verdict::Passed };
     if !misses_this_node(departure.ifindex, &interface, row) {
         row.flags |= flag::NO_SNAT;
         return Verdict::Passed;

@@ -78,6 +78,13 @@ impl Open {
         }
         Ok(())
     }
+
+    /// Likewise; how many packets the node's stack has forwarded for it.
+    fn ask_through(&mut self, node: &Namespace) -> Result<u64> {
+        let before = forwarded(node)?;
+        self.ask()?;
+        Ok(forwarded(node)? - before)
+    }
 }
 
 #[test]
@@ -92,9 +99,7 @@ fn answered_flows_pass_the_stack_by_and_the_option_may_change_under_them() -> Re
     let web = Service::new("web", 1).http(30080).udp(30053);
     let mut open =
         Open::new(&topology.nodes[0].pods[1].netns, &web.http_addresses(), &web.udp_addresses())?;
-    let before = forwarded(node)?;
-    open.ask()?;
-    let past = forwarded(node)? - before;
+    let past = open.ask_through(node)?;
     ensure!(past < FIRST, "the stack has forwarded {past} packets");
 
     // Everybody's packets are counted all the same.
@@ -104,15 +109,11 @@ fn answered_flows_pass_the_stack_by_and_the_option_may_change_under_them() -> Re
 
     agent.set_more(&[]);
     agent.take_over()?;
-    let before = forwarded(node)?;
-    open.ask()?;
-    let through = forwarded(node)? - before;
+    let through = open.ask_through(node)?;
     ensure!(through > 4 * REQUESTS, "the stack has forwarded {through} packets only");
     agent.set_more(SKIP);
     agent.take_over()?;
-    let before = forwarded(node)?;
-    open.ask()?;
-    let past = forwarded(node)? - before;
+    let past = open.ask_through(node)?;
     ensure!(past < FIRST, "the stack has forwarded {past} packets");
     Ok(())
 }
@@ -137,9 +138,7 @@ fn flows_that_leave_the_node_pass_the_stack_by_too() -> Result<()> {
     for (node, client, http, udp) in ways {
         let node = &topology.nodes[node].netns;
         let mut open = Open::new(client, &http, &udp)?;
-        let before = forwarded(node)?;
-        open.ask()?;
-        let past = forwarded(node)? - before;
+        let past = open.ask_through(node)?;
         ensure!(past < FIRST, "the stack has forwarded {past} packets");
     }
     Ok(())

@@ -48,13 +48,7 @@ impl Growth {
             copy(&old, &new).map_err(fail)?;
         }
         for map in &self.maps {
-            let path = self.pins.map(map);
-            let staged = self.pins.staged().map(map);
-            fs::rename(&staged, &path).map_err(|source| DataplaneError::Io {
-                operation: "replace",
-                path,
-                source,
-            })?;
+            self.pins.install(map)?;
         }
         self.finished = true;
         if !self.maps.is_empty() {

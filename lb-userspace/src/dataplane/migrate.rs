@@ -75,13 +75,7 @@ impl MovingFlows {
         self.follow()?;
         for pair in self.v4.iter().map(Pair::summary).chain(self.v6.iter().map(Pair::summary)) {
             let (map, old, new) = pair;
-            let path = self.pins.map(map);
-            let staged = self.pins.staged().map(map);
-            fs::rename(&staged, &path).map_err(|source| DataplaneError::Io {
-                operation: "replace",
-                path,
-                source,
-            })?;
+            self.pins.install(map)?;
             tracing::info!("{map} has {new} rows now instead of {old}");
         }
         tracing::info!("{} rows of flows brought along", self.rows);

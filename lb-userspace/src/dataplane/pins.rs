@@ -92,6 +92,16 @@ impl PinDir {
         Ok(staged)
     }
 
+    /// Puts a staged map in the place of the one with its name.
+    pub(super) fn install(&self, map: &str) -> Result<(), DataplaneError> {
+        let path = self.map(map);
+        fs::rename(self.staged().map(map), &path).map_err(|source| DataplaneError::Io {
+            operation: "replace",
+            path,
+            source,
+        })
+    }
+
     /// Where a link is pinned.
     pub(super) fn link(&self, key: LinkKey) -> PathBuf {
         self.links().join(key.file_name())

@@ -46,6 +46,17 @@ fn answer(case: Case) -> Packet {
     case.segment(backend(case), client(case), flag::ACK)
 }
 
+/// Lets every flow ask for this node's address.
+fn masquerade(rig: &mut Rig) {
+    fn of<A: Family>(rig: &mut Rig) {
+        for (key, flow) in rig.flows::<A>() {
+            rig.put_flow(key, Flow { flags: flow.flags | MASQUERADE, ..flow });
+        }
+    }
+    of::<V4>(rig);
+    of::<V6>(rig);
+}
+
 #[test]
 fn an_answered_flow_goes_into_the_pods_at_once() {
     let Some(mut rig) = Rig::take_skipping() else { return };
@@ -142,16 +153,10 @@ fn an_interface_that_leads_to_no_namespace_is_the_stacks() {
 /// The backend's edge has something to do for these.
 #[test]
 fn a_flow_that_needs_this_nodes_address_goes_through_the_stack() {
-    fn mark<A: Family>(rig: &mut Rig) {
-        for (key, flow) in rig.flows::<A>() {
-            rig.put_flow(key, Flow { flags: flow.flags | MASQUERADE, ..flow });
-        }
-    }
     let Some(mut rig) = Rig::take_skipping() else { return };
     for case in Case::ethernet() {
         begin(&mut rig, case);
-        mark::<V4>(&mut rig);
-        mark::<V6>(&mut rig);
+        masquerade(&mut rig);
         case.enter(&mut rig, POD, &question(case)).forwarded_to(backend(case));
 
         // Its own backend.
@@ -266,11 +271,6 @@ fn a_client_outside_reaches_another_node_past_the_stack() {
 /// A pod whose packets get this node's address, and their answers straight back.
 #[test]
 fn an_answer_to_this_nodes_address_goes_into_the_pod_at_once() {
-    fn mark<A: Family>(rig: &mut Rig) {
-        for (key, flow) in rig.flows::<A>() {
-            rig.put_flow(key, Flow { flags: flow.flags | MASQUERADE, ..flow });
-        }
-    }
     let Some(mut rig) = Rig::take_skipping() else { return };
     for case in Case::ethernet() {
         rig.reset();
@@ -278,8 +278,7 @@ fn an_answer_to_this_nodes_address_goes_into_the_pod_at_once() {
         rig.install(&case.web(&[backend]));
         let (client, vip) = (client(case), vip(case));
         case.enter(&mut rig, POD, &case.open(client, vip)).forwarded_to(backend);
-        mark::<V4>(&mut rig);
-        mark::<V6>(&mut rig);
+        masquerade(&mut rig);
         let routed = case.open(client, backend);
         let (source, _) = case.leave(&mut rig, UPLINK, &routed).tuple(Verdict::SourceTranslated);
         let accept = case.accept(backend, source);
