@@ -145,7 +145,7 @@ mod tests {
     use crate::model::ObjectName;
     use hyper::StatusCode;
     use std::io::{Read as _, Write as _};
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::time::Duration;
 
     fn check(name: &str, port: u16, local_ready: [usize; 2]) -> HealthCheck {
@@ -180,23 +180,31 @@ mod tests {
         Some(answer)
     }
 
-    /// Opens a port that is free in both families, whatever other tests take.
-    fn open_any(ports: &mut HealthPorts, name: &str, local_ready: [usize; 2]) -> u16 {
-        loop {
-            let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let number = socket.local_addr().unwrap().port();
-            drop(socket);
-            if ports.update(&[check(name, number, local_ready)]).is_empty() {
-                return number;
-            }
-        }
+    /// Numbers below those that the kernel gives of its own accord, so that no
+    /// other test's connection takes one between two steps of this one.
+    fn numbers() -> impl Iterator<Item = u16> {
+        let start = 10_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+        start..32_000
+    }
+
+    /// Opens the next port that is free in both families.
+    fn open_next(
+        numbers: &mut impl Iterator<Item = u16>,
+        ports: &mut HealthPorts,
+        name: &str,
+        local_ready: [usize; 2],
+    ) -> u16 {
+        numbers
+            .find(|&number| ports.update(&[check(name, number, local_ready)]).is_empty())
+            .expect("some port is free")
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn ports_come_and_go_and_change_hands() {
         let mut ports = HealthPorts::new(Arc::default());
         let v4 = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
-        let number = open_any(&mut ports, "web", [1, 0]);
+        let mut numbers = numbers();
+        let number = open_next(&mut numbers, &mut ports, "web", [1, 0]);
         let answer = ask(v4(number)).unwrap();
         assert!(answer.starts_with("HTTP/1.0 200 OK\r\n"), "{answer}");
         assert!(answer.contains("\r\nX-Load-Balancing-Endpoint-Weight: 1\r\n"), "{answer}");
@@ -211,8 +219,10 @@ mod tests {
             tokio::task::yield_now().await;
         }
 
-        let free = open_any(&mut ports, "b", [1, 1]);
-        let taken = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+        let free = open_next(&mut numbers, &mut ports, "b", [1, 1]);
+        let mut listeners =
+            numbers.filter_map(|number| TcpListener::bind(("0.0.0.0", number)).ok());
+        let taken = listeners.next().unwrap();
         let number = taken.local_addr().unwrap().port();
         let checks = [check("a", number, [1, 1]), check("b", free, [1, 1])];
         let problems = ports.update(&checks);
