@@ -33,12 +33,15 @@ pub const MAX_PREFIXES: u32 = 16_384;
 pub const MAX_SOCKETS: u32 = 32_768;
 /// Peers of this node's sockets that send to Services without a connection.
 pub const MAX_SOCKET_PEERS: u32 = 16_384;
-/// Rows of the IPv4 flow table if nobody says otherwise; a flow needs two, with
-/// source translation three. The kernel takes the memory for all of them at once,
-/// 17 MiB; they hold what kube-proxy lets conntrack hold for two processors.
-pub const MAX_FLOWS_V4: u32 = 131_072;
-/// Rows of the IPv6 flow table if nobody says otherwise: 13 MiB.
-pub const MAX_FLOWS_V6: u32 = 65_536;
+/// Rows of the IPv4 flow table on a node with up to two processors, if nobody says
+/// otherwise; a flow needs two, with source translation three. The kernel takes the
+/// memory for all of them at once, 17 MiB.
+pub const MIN_FLOWS_V4: u32 = 131_072;
+/// The same of the IPv6 flow table: 13 MiB.
+pub const MIN_FLOWS_V6: u32 = 65_536;
+/// As many times [`MIN_FLOWS_V4`] are the most, with 16 processors and more, if nobody
+/// says otherwise: 142 and 109 MB.
+pub const MAX_FLOWS_FACTOR: u32 = 8;
 /// Of the rows of a flow table, those that flows may have which have not proven
 /// themselves, one for each flow: with two rows each they take a quarter of
 /// the table, with source translation three eighths.

@@ -22,10 +22,10 @@ static SOCKET_OPTIONS: Global<u32> = Global::new(0);
 
 /// How many IPv4 flows may be young, less one: a power of two.
 #[unsafe(no_mangle)]
-static YOUNG_MASK_V4: Global<u32> = Global::new(limits::young(limits::MAX_FLOWS_V4) - 1);
+static YOUNG_MASK_V4: Global<u32> = Global::new(limits::young(limits::MIN_FLOWS_V4) - 1);
 /// Likewise for IPv6.
 #[unsafe(no_mangle)]
-static YOUNG_MASK_V6: Global<u32> = Global::new(limits::young(limits::MAX_FLOWS_V6) - 1);
+static YOUNG_MASK_V6: Global<u32> = Global::new(limits::young(limits::MIN_FLOWS_V6) - 1);
 
 /// How many flows may be young, less one, of IPv4.
 #[inline(always)]

@@ -7,8 +7,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
 use lb_common::limits::{
-    MAX_FLOWS_V4, MAX_FLOWS_V6, MAX_HELD, MAX_INTERFACES, MAX_PREFIXES, MAX_SOCKET_PEERS,
-    MAX_SOCKETS, MIN_AFFINITY, MIN_BACKENDS, MIN_FRONTENDS, MIN_SERVICES, MIN_SLOTS, young,
+    MAX_HELD, MAX_INTERFACES, MAX_PREFIXES, MAX_SOCKET_PEERS, MAX_SOCKETS, MIN_AFFINITY,
+    MIN_BACKENDS, MIN_FLOWS_V4, MIN_FLOWS_V6, MIN_FRONTENDS, MIN_SERVICES, MIN_SLOTS, young,
 };
 use lb_common::{
     Affinity, AffinityKey, Backend, Flow, FlowKey, Frontend, FrontendKey, Held, Interface,
@@ -64,11 +64,11 @@ pub(crate) static LB_BACKENDS: Array<Backend> =
 /// IPv4 flows: what to do with a tuple.
 #[map]
 pub(crate) static LB_FLOWS_V4: LruHashMap<FlowKey<V4>, Flow<V4>> =
-    LruHashMap::with_max_entries(MAX_FLOWS_V4, 0);
+    LruHashMap::with_max_entries(MIN_FLOWS_V4, 0);
 /// IPv6 flows: what to do with a tuple.
 #[map]
 pub(crate) static LB_FLOWS_V6: LruHashMap<FlowKey<V6>, Flow<V6>> =
-    LruHashMap::with_max_entries(MAX_FLOWS_V6, 0);
+    LruHashMap::with_max_entries(MIN_FLOWS_V6, 0);
 /// Flags by hash of addresses, asked before any hash map.
 #[map]
 pub(crate) static LB_FILTER: Array<u64> = Array::with_max_entries(filter::WORDS, BPF_F_MMAPABLE);
@@ -148,10 +148,10 @@ pub(crate) static LB_SOCKET_NAMES: LruHashMap<SocketKey, SocketName> =
 pub(crate) static LB_NO_PORT: PerCpuArray<u64> = PerCpuArray::with_max_entries(MIN_SERVICES, 0);
 /// IPv4 flows that have not proven themselves, by their forward keys: a ring.
 #[map]
-pub(crate) static LB_YOUNG_V4: Array<FlowKey<V4>> = Array::with_max_entries(young(MAX_FLOWS_V4), 0);
+pub(crate) static LB_YOUNG_V4: Array<FlowKey<V4>> = Array::with_max_entries(young(MIN_FLOWS_V4), 0);
 /// IPv6 flows that have not proven themselves, by their forward keys: a ring.
 #[map]
-pub(crate) static LB_YOUNG_V6: Array<FlowKey<V6>> = Array::with_max_entries(young(MAX_FLOWS_V6), 0);
+pub(crate) static LB_YOUNG_V6: Array<FlowKey<V6>> = Array::with_max_entries(young(MIN_FLOWS_V6), 0);
 /// How many flows have entered the rings, by family.
 #[map]
 pub(crate) static LB_YOUNG_NEXT: Array<u64> = Array::with_max_entries(2, 0);

@@ -264,7 +264,7 @@ impl Rig {
     /// calling thread enters its network namespace.
     pub fn over(pins: &PinDir) -> Self {
         let young =
-            [limits::MAX_FLOWS_V4, limits::MAX_FLOWS_V6].map(|rows| limits::young(rows) - 1);
+            [limits::MIN_FLOWS_V4, limits::MIN_FLOWS_V6].map(|rows| limits::young(rows) - 1);
         let mut rig = Self::load_with(&SNAT_PORTS, option::ANSWER_ECHO, young, |loader| {
             for name in names::PINNED_MAPS {
                 loader.map_pin_path(name, pins.map(name));

@@ -12,7 +12,7 @@ use lb_common::{Backend, BePort, Flow, FlowKey, V4, V6, names};
 use lb_tests::netns::{Namespace, Naming};
 use lb_tests::privilege;
 use lb_userspace::dataplane::maps::{FlowFamily, FlowRows, FlowTable, Maps, costs};
-use lb_userspace::dataplane::{HookOptions, Hooks, MapSizes, cleanup};
+use lb_userspace::dataplane::{HookOptions, Hooks, MapSizes, PinDir, cleanup, outgrown};
 use lb_userspace::flows::{FlowFilter, Reason, Sweeper, Swept, census, list};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -354,6 +354,32 @@ fn a_flow_is_listed_and_counted_once_whichever_row_is_left() {
     let expected =
         [("ipv4", "TCP", "open", 1), ("ipv4", "TCP", "syn", 1), ("ipv4", "UDP", "direct", 1)];
     assert_eq!(counts, expected.into_iter().collect());
+}
+
+/// An agent to which nobody says how large the tables are to be keeps one that its own
+/// size would not hold.
+#[test]
+fn a_table_that_is_in_use_is_not_exchanged_for_one_too_small() {
+    if !privilege::root_or_skip() {
+        return;
+    }
+    let pins = Pins::small();
+    let dir = PinDir::new(&pins.path);
+    let mut table = pins.table::<V4>();
+    assert_eq!(outgrown::<V4>(&dir, 100), None);
+    // Flows of long ago, and one by one those of now.
+    for client in 0..200 {
+        put(&mut table, &Flow { last_used: 0, ..flow(client, 6, RESET, 0) });
+    }
+    for client in 200..250 {
+        put(&mut table, &flow(client, 6, OPEN, 0));
+    }
+    assert_eq!(outgrown::<V4>(&dir, 100), None);
+    put(&mut table, &flow(250, 6, OPEN, 0));
+    assert_eq!(outgrown::<V4>(&dir, 100), Some(8192));
+    assert_eq!(outgrown::<V4>(&dir, 102), None);
+    assert_eq!(outgrown::<V4>(&dir, 16_384), None, "it is smaller anyway");
+    assert_eq!(outgrown::<V6>(&dir, 100), None, "the other family has none");
 }
 
 /// The cost of a row is in `lb agent --help`.

@@ -5,7 +5,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use aya::maps::{Array, Map, MapData, MapInfo};
-use lb_common::limits::{MAX_AFFINITY, MAX_FLOWS_V4, MAX_FLOWS_V6, MIN_BACKENDS, MIN_SERVICES};
+use lb_common::limits::{MAX_AFFINITY, MIN_BACKENDS, MIN_SERVICES};
 use lb_common::{ABI_VERSION, names};
 use lb_tests::agent::Agent;
 use lb_tests::client::{Connection, Datagrams};
@@ -17,6 +17,7 @@ use lb_tests::privilege::root_or_skip;
 use lb_tests::process::binary;
 use lb_tests::topology::{Topology, Wiring};
 use lb_tests::traffic::{Kind, Load};
+use lb_userspace::dataplane::MapSizes;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::process::Output;
@@ -224,10 +225,11 @@ fn flow_tables_of_another_size_take_their_flows_along() -> Result<()> {
     let mut cluster = Cluster::new(Setup::tc(Wiring::Routed), on_node_two)?;
     let mut agent = cluster.agents.remove(0);
     let mut streams = streams(&cluster)?;
+    let defaults = MapSizes::for_this_machine();
     let sizes: [(&[&str], [u32; 2]); 3] = [
-        (&["--flows-v4", "524288"], [524_288, MAX_FLOWS_V6]),
+        (&["--flows-v4", "524288"], [524_288, defaults.flows_v6]),
         (&["--flows-v4", "262144", "--flows-v6", "100000"], [262_144, 100_000]),
-        (&["--flows-v6", "262144"], [MAX_FLOWS_V4, 262_144]),
+        (&["--flows-v6", "262144"], [defaults.flows_v4, 262_144]),
     ];
     let node = cluster.node(0).addresses.both();
     let targets = [

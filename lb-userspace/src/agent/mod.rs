@@ -80,6 +80,8 @@ pub struct Config {
     pub behaviour: BehaviourArgs,
     /// Whether the source ports were chosen by the user.
     pub snat_ports_given: bool,
+    /// Whether the sizes of the flow tables were: IPv4, IPv6.
+    pub flows_given: [bool; 2],
     /// The status socket.
     pub socket: PathBuf,
     /// Whether an agent that uses the pin directory is replaced.
@@ -170,6 +172,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut report = Report::new(Arc::clone(&status));
     let (mut options, warning) = hook_options(&config);
     options.sizes = room::sizes(&start.demand(), &options.sizes);
+    room::keep_flows(&PinDir::new(&options.pin_dir), &mut options.sizes, config.flows_given);
     report.set_lasting_warnings(warning);
     let place = tokio::select! {
         biased;

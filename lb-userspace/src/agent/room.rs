@@ -2,10 +2,11 @@
 //! quarter more, and more when that is used up. The kernel takes the memory of arrays
 //! at once, and that of counters for each processor.
 
-use crate::dataplane::MapSizes;
+use crate::dataplane::maps::FlowFamily;
+use crate::dataplane::{MapSizes, PinDir, outgrown};
 use crate::desired::Demand;
 use crate::reconcile::Refusal;
-use lb_common::limits;
+use lb_common::{V4, V6, limits};
 
 /// Rows come in steps, so that a few Services more ask for no other maps.
 const STEP: u32 = 1_024;
@@ -21,6 +22,20 @@ pub(super) fn sizes(demand: &Demand, others: &MapSizes) -> MapSizes {
         frontends: fit(frontends, [limits::MIN_FRONTENDS, limits::MAX_FRONTENDS]),
         affinity: if affinity { limits::MAX_AFFINITY } else { limits::MIN_AFFINITY },
         ..*others
+    }
+}
+
+/// Lets a flow table that nobody named a size for be as large as it is, where the
+/// flows in it would not fit its default any more.
+pub(super) fn keep_flows(pins: &PinDir, sizes: &mut MapSizes, given: [bool; 2]) {
+    keep::<V4>(pins, &mut sizes.flows_v4, given[0]);
+    keep::<V6>(pins, &mut sizes.flows_v6, given[1]);
+}
+
+fn keep<A: FlowFamily>(pins: &PinDir, size: &mut u32, given: bool) {
+    if let Some(rows) = (!given).then(|| outgrown::<A>(pins, *size)).flatten() {
+        tracing::info!("{} keeps its {rows} rows: more than {size} are in use", A::MAP);
+        *size = rows;
     }
 }
 

@@ -153,10 +153,12 @@ pub struct AgentArgs {
     #[arg(long, value_name = "FIRST-LAST", value_parser = port_range)]
     pub snat_ports: Option<RangeInclusive<u16>>,
     /// Rows of the IPv4 flow table; a connection takes two, or three if its source is translated. A
-    /// row takes 136 bytes [default: 131072, 17 MiB]
+    /// row takes 136 bytes [default: 65536 for each processor, at least 131072 (17 MiB), at most
+    /// 1048576; more where more are in use]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub flows_v4: Option<u32>,
-    /// Rows of the IPv6 flow table. A row takes 208 bytes [default: 65536, 13 MiB]
+    /// Rows of the IPv6 flow table. A row takes 208 bytes [default: half as many as of the IPv4
+    /// flow table]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub flows_v6: Option<u32>,
     /// Replace the agent that uses the pin directory, if one does

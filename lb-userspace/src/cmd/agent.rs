@@ -51,7 +51,8 @@ fn config(args: AgentArgs) -> Config {
     if let Some(ports) = args.snat_ports {
         hooks.snat_ports = ports;
     }
-    let sizes = MapSizes::default();
+    let flows_given = [args.flows_v4.is_some(), args.flows_v6.is_some()];
+    let sizes = MapSizes::for_this_machine();
     hooks.sizes = MapSizes {
         flows_v4: args.flows_v4.unwrap_or(sizes.flows_v4),
         flows_v6: args.flows_v6.unwrap_or(sizes.flows_v6),
@@ -74,6 +75,7 @@ fn config(args: AgentArgs) -> Config {
         },
         hooks,
         snat_ports_given,
+        flows_given,
         behaviour: args.behaviour,
         socket,
         takeover: args.takeover,

@@ -121,13 +121,7 @@ impl<A: FlowFamily> Pair<A> {
 
     fn too_many(&mut self, now: u64) -> Result<Option<(&'static str, u32, u32)>, MapsError> {
         let room = self.new.capacity();
-        let (mut walk, mut rows, mut live) = (FlowRows::new(), 0, 0);
-        while self.old.read(&mut walk)? {
-            for (_, flow) in walk.rows() {
-                rows += 1;
-                live += u32::from(!flow.is_over(now));
-            }
-        }
+        let [rows, live] = count(&self.old, now)?;
         self.only_live = rows > room;
         Ok((live > room).then_some((A::MAP, live, room)))
     }
@@ -163,6 +157,27 @@ impl<A: FlowFamily> Pair<A> {
         }
         Ok(false)
     }
+}
+
+/// All rows of a table, and those of flows that are not over.
+fn count<A: FlowFamily>(table: &FlowTable<A>, now: u64) -> Result<[u32; 2], MapsError> {
+    let (mut walk, mut rows, mut live) = (FlowRows::new(), 0, 0);
+    while table.read(&mut walk)? {
+        for (_, flow) in walk.rows() {
+            rows += 1;
+            live += u32::from(!flow.is_over(now));
+        }
+    }
+    Ok([rows, live])
+}
+
+/// How many rows the pinned flow table of a family has, if more of them are in use
+/// than a table of this size holds.
+pub fn outgrown<A: FlowFamily>(pins: &PinDir, size: u32) -> Option<u32> {
+    // What can't be read is not of this layout, which is told elsewhere.
+    let table = FlowTable::<A>::open(pins.path()).ok()?;
+    let larger = table.capacity() > size;
+    (larger && count(&table, now()).ok()?[1] > size).then(|| table.capacity())
 }
 
 /// Now, on the clock of [`Flow::last_used`].

@@ -41,6 +41,7 @@ pub(crate) use grace::wait_for_packets;
 pub use holder::Holder;
 pub use hooks::Hooks;
 pub use layout::{Difference, Lost};
+pub use migrate::outgrown;
 pub use pins::PinDir;
 pub use probe::{Probe, probe};
 pub use rehearsal::{Rehearsal, RehearsalError};

@@ -42,12 +42,29 @@ impl Default for MapSizes {
             backends: limits::MIN_BACKENDS,
             slots: limits::MIN_SLOTS,
             frontends: limits::MIN_FRONTENDS,
-            flows_v4: limits::MAX_FLOWS_V4,
-            flows_v6: limits::MAX_FLOWS_V6,
+            flows_v4: limits::MIN_FLOWS_V4,
+            flows_v6: limits::MIN_FLOWS_V6,
             interfaces: limits::MAX_INTERFACES,
             affinity: limits::MIN_AFFINITY,
             prefixes: limits::MAX_PREFIXES,
         }
+    }
+}
+
+impl MapSizes {
+    /// The defaults for this machine, whichever of its processors this process may use:
+    /// all of them forward packets.
+    pub fn for_this_machine() -> Self {
+        Self::for_processors(aya::util::online_cpus().map_or(1, |online| online.len()))
+    }
+
+    /// More processors carry more flows: kube-proxy lets conntrack hold 32,768 for each,
+    /// and a flow has two rows.
+    fn for_processors(processors: usize) -> Self {
+        let sizes = Self::default();
+        let pairs = u32::try_from(processors / 2).unwrap_or(u32::MAX);
+        let factor = pairs.clamp(1, limits::MAX_FLOWS_FACTOR);
+        Self { flows_v4: sizes.flows_v4 * factor, flows_v6: sizes.flows_v6 * factor, ..sizes }
     }
 }
 
@@ -194,6 +211,17 @@ pub(super) fn mismatches(pins: &PinDir, sizes: &MapSizes) -> Result<Vec<Mismatch
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_processors_have_room_for_more_flows() {
+        let flows = |processors| {
+            let MapSizes { flows_v4, flows_v6, .. } = MapSizes::for_processors(processors);
+            [flows_v4, flows_v6]
+        };
+        assert_eq!([0, 1, 2, 3].map(flows), [[131_072, 65_536]; 4]);
+        assert_eq!(flows(8), [524_288, 262_144]);
+        assert_eq!([16, 17, 256].map(flows), [[1_048_576, 524_288]; 3]);
+    }
 
     #[test]
     fn every_pinned_map_has_a_specification_in_the_same_order() {
