@@ -22,6 +22,10 @@ pub use text::Shape;
 /// How long a change may take before it counts as lost.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// How far apart changes are that are to be measured one by one: those that follow each
+/// other within ten milliseconds are taken together, when there was a pause.
+pub const APART: Duration = Duration::from_millis(25);
+
 /// How many Services there are beside the real one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Size {

@@ -2,7 +2,8 @@
 //! that mean something, build it and `lb` for release.
 
 use anyhow::{Context as _, Result};
-use lb_tests::scale::{ApiField, Size};
+use lb_tests::scale::{APART, ApiField, Size};
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Changes that are measured.
@@ -27,7 +28,9 @@ fn follow(size: Size) -> Result<()> {
     );
     let mut times = Vec::new();
     for _ in 0..ROUNDS {
+        thread::sleep(APART);
         times.push(field.change(true)?);
+        thread::sleep(APART);
         field.change(false)?;
     }
     times.sort_unstable();

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp, TimestampRound, Unit};
+use k8s_openapi::jiff::{RoundMode, SignedDuration, Timestamp, TimestampRound, Unit};
 
 /// Shared by those who ask the API.
 #[derive(Debug, Default)]
@@ -71,12 +71,12 @@ impl Contact {
     }
 }
 
-/// The earliest of the times, to the second.
+/// The earliest of the times, to the second, and never later.
 fn earliest<'a>(failures: impl Iterator<Item = &'a Failure>) -> impl fmt::Display {
     let first = failures.map(|failure| failure.since).min().unwrap_or(SystemTime::UNIX_EPOCH);
     let since = first.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let time = Timestamp::UNIX_EPOCH + SignedDuration::try_from(since).unwrap_or_default();
-    time.round(TimestampRound::new().smallest(Unit::Second)).unwrap_or(time)
+    time.round(TimestampRound::new().smallest(Unit::Second).mode(RoundMode::Trunc)).unwrap_or(time)
 }
 
 #[cfg(test)]

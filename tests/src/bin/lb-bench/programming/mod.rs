@@ -10,8 +10,9 @@ use anyhow::{Context as _, Result, ensure};
 use calls::Calls;
 use figures::{Change, Figures};
 use lb_tests::interrupt;
-use lb_tests::scale::{Field, Shape, Size};
+use lb_tests::scale::{APART, Field, Shape, Size};
 use lb_userspace::dataplane::maps::costs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Services and endpoints of each, in the order in which they are measured. One
@@ -71,6 +72,7 @@ fn measure(size: Size, shape: Shape, changes: u32) -> Result<Figures> {
     let calls = Calls::of(field.pid()?)?;
     for _ in 0..changes {
         interrupt::check()?;
+        thread::sleep(APART);
         let (used, called) = (field.processor_time()?, calls.count()?);
         let took = field.change(true)?;
         let used = field.processor_time()?.saturating_sub(used);
@@ -78,6 +80,7 @@ fn measure(size: Size, shape: Shape, changes: u32) -> Result<Figures> {
         let [services, rows, bytes] = field.last_sync()?;
         ensure!(services == 1, "an endpoint changed {services} Service ports");
         figures.add(Change { took, used, calls, rows, bytes });
+        thread::sleep(APART);
         field.change(false)?;
     }
     let begin = Instant::now();
