@@ -25,13 +25,15 @@ pub(crate) struct Departure {
 
 /// Decides on a packet that leaves; `to` is what it must become. `turns_back` says
 /// whether it came in by the same interface. What the hook knows of others' packets
-/// is not asked for.
+/// is not asked for. `astray` becomes not zero for a reply to a client beyond an uplink or a tunnel that
+/// leaves by another interface than the client's first packet came in by.
 #[inline(always)]
 pub(crate) fn decide<A: Family>(
     packet: &Packet<A>,
     turns_back: bool,
     departure: impl FnOnce() -> Departure,
     to: &mut Tuple<A>,
+    astray: &mut u32,
     in_use: impl Fn(&Tuple<A>) -> bool,
 ) -> Verdict {
     let tuple = packet.tuple;
@@ -45,8 +47,12 @@ pub(crate) fn decide<A: Family>(
         && let Some(row) = flows::find(tuple, packet.proto, Direction::Egress)
     {
         *to = reply(packet, row, departure.now, departure.size);
-        let direct = row.flags & flag::DIRECT != 0;
-        return if direct { Verdict::Passed } else { Verdict::Returned };
+        if row.flags & flag::DIRECT != 0 {
+            return Verdict::Passed;
+        }
+        let external = row.flags & flag::EXTERNAL != 0;
+        *astray = u32::from(external && row.ifindex != departure.ifindex);
+        return Verdict::Returned;
     }
     if destination & BACKEND != 0
         && let Some(row) = flows::find(tuple.reversed(), packet.proto, Direction::Egress)

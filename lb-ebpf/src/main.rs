@@ -15,6 +15,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the program macros pass the context so")]
 
 mod affinity;
+mod astray;
 mod atomic;
 mod begin;
 mod bounds;

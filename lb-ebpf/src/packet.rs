@@ -221,6 +221,10 @@ pub(crate) struct Parsed<A> {
     pub(crate) packet: Packet<A>,
     /// The packet's own tuple at first.
     pub(crate) to: Tuple<A>,
+    /// In the egress hook, not zero for a reply that leaves by another interface than
+    /// the client's first packet came in by. Here, so that the verifier does not follow
+    /// both ways.
+    pub(crate) astray: u32,
 }
 
 #[repr(C)]

@@ -32,6 +32,9 @@ pub(crate) trait RewriteFamily: Address {
         dst: Self,
         diff: u64,
     ) -> Option<()>;
+
+    /// Source and destination as they are in the packet now.
+    fn load_addresses(skb: *mut __sk_buff, l3: usize) -> Option<[Self; 2]>;
 }
 
 /// Stores a value at an offset of the packet.
@@ -61,6 +64,11 @@ impl RewriteFamily for V4 {
         }
         store(skb, l3 + V4_ADDRESSES, &[src.0, dst.0], 0)
     }
+
+    #[inline(always)]
+    fn load_addresses(skb: *mut __sk_buff, l3: usize) -> Option<[Self; 2]> {
+        Some(load::<[_; 2]>(skb, l3 + V4_ADDRESSES)?.map(Self))
+    }
 }
 
 impl RewriteFamily for V6 {
@@ -76,6 +84,11 @@ impl RewriteFamily for V6 {
         // a device's sum over the packet (CHECKSUM_COMPLETE) changes with it:
         // RECOMPUTE adds here what the pseudo-header update takes off.
         store(skb, l3 + V6_ADDRESSES, &[src.0, dst.0], BPF_F_RECOMPUTE_CSUM)
+    }
+
+    #[inline(always)]
+    fn load_addresses(skb: *mut __sk_buff, l3: usize) -> Option<[Self; 2]> {
+        Some(load::<[_; 2]>(skb, l3 + V6_ADDRESSES)?.map(Self))
     }
 }
 

@@ -11,6 +11,12 @@ use crate::maps::{LB_INTERFACES, LB_ROUTE};
 use crate::rewrite_frame::Macs;
 use crate::words;
 
+/// `BPF_FIB_LKUP_RET_SUCCESS`.
+const SUCCESS: i64 = 0;
+/// `BPF_FIB_LKUP_RET_NO_NEIGH`: the next hop is there (since Linux 5.11), but not its
+/// link-layer address.
+const NO_NEIGHBOUR: i64 = 7;
+
 /// The next hop of a packet, where the kernel wrote it.
 pub(crate) struct Way(&'static bpf_fib_lookup);
 
@@ -27,8 +33,31 @@ impl Way {
         len: u16,
         ifindex: u32,
     ) -> Option<Self> {
-        /// `BPF_FIB_LKUP_RET_SUCCESS`.
-        const SUCCESS: i64 = 0;
+        let (way, result) = Self::ask(ctx, to, proto, len, ifindex)?;
+        (result == SUCCESS).then_some(way)
+    }
+
+    /// Likewise, also where the kernel has yet to find the neighbour's address:
+    /// [`Way::macs`] are not to be used.
+    #[inline(always)]
+    pub(crate) fn find_hop<A: Family>(
+        ctx: *mut c_void,
+        to: Tuple<A>,
+        proto: u8,
+        ifindex: u32,
+    ) -> Option<Self> {
+        let (way, result) = Self::ask(ctx, to, proto, 0, ifindex)?;
+        (result == SUCCESS || result == NO_NEIGHBOUR).then_some(way)
+    }
+
+    #[inline(always)]
+    fn ask<A: Family>(
+        ctx: *mut c_void,
+        to: Tuple<A>,
+        proto: u8,
+        len: u16,
+        ifindex: u32,
+    ) -> Option<(Self, i64)> {
         let room = LB_ROUTE.get_ptr_mut(0)?;
         // The kernel wants unused parts zero.
         // SAFETY: this CPU's only user of the room is this run.
@@ -44,7 +73,7 @@ impl Way {
         let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: context and parameters are valid, and the size is theirs.
         let result = unsafe { fib_lookup(ctx, room, size, 0) };
-        (result == SUCCESS).then_some(Self(params))
+        Some((Self(params), result))
     }
 
     /// The one that was found last in this run.

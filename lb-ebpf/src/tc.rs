@@ -7,6 +7,7 @@ use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_redirect, bpf_skb_pull_data
 use aya_ebpf::programs::TcContext;
 use lb_common::{Direction, Hook, Tuple, V4, V6, Verdict};
 
+use crate::astray;
 use crate::begin::{self, Made};
 use crate::datagrams::DatagramFamily;
 use crate::egress::{self, Departure};
@@ -25,7 +26,7 @@ use crate::{ETHERNET, filter, flows, portless, refuse, service_addr, sockets};
 
 /// Lets programs behind ours and the qdisc go on: `TC_ACT_UNSPEC`, which tcx
 /// calls `TCX_NEXT`.
-const NEXT: i32 = -1;
+pub(crate) const NEXT: i32 = -1;
 
 /// Bytes that must be linear: an Ethernet header, an IPv6 header with room for
 /// extension headers, and a TCP header.
@@ -154,14 +155,14 @@ fn entering<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
 /// What follows when the rows of a flow are made, or could not be.
 #[inline(never)]
 fn begun<A: TcFamily, const L3: usize>(skb: *mut __sk_buff, made: Made) -> i32 {
-    let Some(Parsed { packet, to }) = family::parsed::<A>() else { return TC_ACT_SHOT };
+    let Some(Parsed { packet, to, .. }) = family::parsed::<A>() else { return TC_ACT_SHOT };
     to_apply::<A>(begin::verdict(made, size(&TcContext::new(skb), packet, L3), to))
 }
 
 /// A packet to a backend, past the stack if there is a way.
 #[inline(never)]
 fn onward<A: TcFamily>(skb: *mut __sk_buff, into_pod: u32) -> i32 {
-    let Some(Parsed { packet, to }) = family::parsed::<A>() else { return TC_ACT_SHOT };
+    let Some(Parsed { packet, to, .. }) = family::parsed::<A>() else { return TC_ACT_SHOT };
     let past = Past::find(skb, packet, to);
     let verdict = rewrite::apply(skb, packet, to, Verdict::Forwarded, ETHERNET);
     let action = finish(Hook::Ingress, verdict);
@@ -175,7 +176,7 @@ fn onward<A: TcFamily>(skb: *mut __sk_buff, into_pod: u32) -> i32 {
 /// counted it: that is done here.
 #[inline(never)]
 fn back<A: TcFamily>(skb: *mut __sk_buff, restored: u32) -> i32 {
-    let Some(Parsed { packet, to }) = family::parsed::<A>() else { return TC_ACT_SHOT };
+    let Some(Parsed { packet, to, .. }) = family::parsed::<A>() else { return TC_ACT_SHOT };
     let mut verdict = if restored != 0 { Verdict::SourceRestored } else { Verdict::Passed };
     let mut past = Past::NONE;
     if let Some(row) = flows::find(*to, packet.proto, Direction::Egress)
@@ -200,7 +201,7 @@ fn to_apply<A: TcFamily>(verdict: Verdict) -> i32 {
 /// Does to the packet what its verdict asks for.
 #[inline(never)]
 fn applied<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
-    let (Some(Parsed { packet, to }), Some(verdict)) =
+    let (Some(Parsed { packet, to, .. }), Some(verdict)) =
         (family::parsed::<A>(), family::noted_verdict::<A>())
     else {
         return TC_ACT_SHOT;
@@ -221,7 +222,7 @@ fn applied<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
 
 #[inline(always)]
 fn decide_entering<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
-    let Some(Parsed { packet, to }) = family::parse::<A>(window(ctx), L3) else {
+    let Some(Parsed { packet, to, .. }) = family::parse::<A>(window(ctx), L3) else {
         return finish(Hook::Ingress, Verdict::Passed);
     };
     // SAFETY: the kernel keeps the context valid during the run.
@@ -331,6 +332,9 @@ pub(crate) fn egress<const L3: usize>(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn egress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
     let action = leaving::<A, L3>(skb(ctx));
+    if L3 == ETHERNET && action == ASTRAY {
+        return astray::leave::<A>(skb(ctx));
+    }
     if action != NO_PORT {
         return action;
     }
@@ -341,20 +345,32 @@ fn egress_family<A: TcFamily, const L3: usize>(ctx: &TcContext) -> i32 {
 /// Stands for [`TC_ACT_SHOT`] where the log has something to say.
 const NO_PORT: i32 = i32::MAX;
 
+/// Stands for [`NEXT`] where a reply may leave by the wrong interface.
+const ASTRAY: i32 = i32::MAX - 1;
+
 /// All but the log. A function of its own for each family, since together, and
 /// with the log's own on top, they need more stack than a program has.
 #[inline(never)]
 fn leaving<A: TcFamily, const L3: usize>(skb: *mut __sk_buff) -> i32 {
-    let verdict = leave::<A, L3>(&TcContext::new(skb));
+    let mut astray = false;
+    let verdict = leave::<A, L3>(&TcContext::new(skb), &mut astray);
     let action = finish(Hook::Egress, verdict);
-    if verdict == Verdict::DroppedNoPort { NO_PORT } else { action }
+    if verdict == Verdict::DroppedNoPort {
+        NO_PORT
+    } else if L3 == ETHERNET && action == NEXT && astray {
+        ASTRAY
+    } else {
+        action
+    }
 }
 
 #[inline(always)]
-fn leave<A: TcFamily, const L3: usize>(ctx: &TcContext) -> Verdict {
-    let Some(Parsed { packet, to }) = family::parse::<A>(window(ctx), L3) else {
+fn leave<A: TcFamily, const L3: usize>(ctx: &TcContext, astray: &mut bool) -> Verdict {
+    let Some(parsed) = family::parse::<A>(window(ctx), L3) else {
         return Verdict::Passed;
     };
+    let Parsed { packet, to, astray: noted } = parsed;
+    *noted = 0;
     // SAFETY: the kernel keeps the context valid during the run.
     let ifindex = unsafe { (*skb(ctx)).ifindex };
     // SAFETY: as above.
@@ -364,13 +380,18 @@ fn leave<A: TcFamily, const L3: usize>(ctx: &TcContext) -> Verdict {
     }
     if packet.fragment == Fragment::Later {
         let verdict = fragments::later(skb(ctx), packet, L3, Hook::Egress);
+        *astray = verdict == Some(Verdict::Returned);
         return verdict.unwrap_or_else(|| service_addr::leaving(packet.tuple.dst, turns_back));
     }
     let departure = || Departure { ifindex, now: now(), size: size(ctx, packet, L3) };
-    let verdict = egress::decide(packet, turns_back, departure, to, |tuple| {
+    let verdict = egress::decide(packet, turns_back, departure, to, noted, |tuple| {
         sockets::has_socket(skb(ctx).cast(), tuple, packet.proto)
     });
-    apply(ctx, packet, to, verdict, L3, Hook::Egress)
+    let verdict = apply(ctx, packet, to, verdict, L3, Hook::Egress);
+    // SAFETY: as good as any reference.
+    let noted = unsafe { core::ptr::from_mut(noted).read_volatile() };
+    *astray = verdict == Verdict::Returned && noted != 0;
+    verdict
 }
 
 /// Rewrites the packet to `to` where the verdict lets it go on.

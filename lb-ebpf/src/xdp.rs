@@ -127,7 +127,7 @@ fn leave(verdict: Verdict) -> u32 {
 /// `Ok` is a verdict and the action with which the frame goes on.
 #[inline(always)]
 fn decide<A: XdpFamily>(ctx: &XdpContext, window: Window) -> Result<(Verdict, u32), Stop> {
-    let Some(Parsed { packet, to: _ }) = family::parse::<A>(window, ETHERNET) else {
+    let Some(Parsed { packet, .. }) = family::parse::<A>(window, ETHERNET) else {
         return Err(Stop::Verdict(Verdict::Passed));
     };
     if !packet.has_ports() {
@@ -189,7 +189,7 @@ fn forward_first<A: XdpFamily>(
     window: Window,
     made: Made,
 ) -> Result<(Verdict, u32), Verdict> {
-    let Parsed { packet, to: _ } = family::parsed::<A>().ok_or(Verdict::HandedOver)?;
+    let Parsed { packet, .. } = family::parsed::<A>().ok_or(Verdict::HandedOver)?;
     if let Err(failure) = made.result() {
         return Err(ingress::failed(failure));
     }
