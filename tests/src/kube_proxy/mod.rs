@@ -9,15 +9,13 @@ mod iptables;
 mod nftables;
 mod service;
 
+use crate::netfilter;
 use crate::netns::Namespace;
 use crate::server;
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 pub use service::{Port, Service};
 use std::fmt;
-use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::path::Path;
-use std::process::Stdio;
 
 /// From where addresses of pods come, as kube-proxy's `--cluster-cidr` says.
 const PODS: &str = "10.244.0.0/16";
@@ -46,33 +44,14 @@ impl fmt::Display for Mode {
 /// in their order.
 pub fn load(node: &Namespace, address: Ipv4Addr, mode: Mode, services: &[Service]) -> Result<()> {
     match mode {
-        // Of the two programs that Debian has under the name `iptables-restore` its
-        // own choice, whose tables can be removed again.
-        Mode::Iptables => feed(node, "iptables-nft-restore", &[], &iptables::text(services)),
-        Mode::Nftables => feed(node, "nft", &["-f", "-"], &nftables::text(address, services)),
+        Mode::Iptables => netfilter::iptables(node, &iptables::text(services)),
+        Mode::Nftables => netfilter::nft(node, &nftables::text(address, services)),
     }
 }
 
 /// Removes every rule and table of a node, and with them connection tracking.
 pub fn unload(node: &Namespace) -> Result<()> {
-    node.output("nft", &["flush", "ruleset"]).map(drop)
-}
-
-fn feed(netns: &Namespace, program: &str, arguments: &[&str], text: &str) -> Result<()> {
-    let mut command = netns.command(Path::new(program));
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("start {program}"))?;
-    let mut stdin = child.stdin.take().context("a program without input")?;
-    // Should it end early, what it says is the reason.
-    let written = stdin.write_all(text.as_bytes());
-    drop(stdin);
-    let output = child.wait_with_output().with_context(|| format!("wait for {program}"))?;
-    if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        let first: Vec<&str> = stderr.lines().take(5).collect();
-        bail!("{program} ends with {}: {}", output.status, first.join("\n"));
-    }
-    written.with_context(|| format!("write to {program}"))
+    netfilter::flush(node)
 }
 
 /// Letters and digits that tell chains apart, as kube-proxy's hashes do.

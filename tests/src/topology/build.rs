@@ -1,14 +1,14 @@
 //! Namespace by namespace: links, addresses, routes.
 
-use super::{Addresses, Node, Plan, Pod, Wiring};
-use crate::netns::{Namespace, Naming};
+use super::{Addresses, Node, Plan, Pod};
+use crate::netns::Namespace;
 use anyhow::Result;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The router, with the wire as a bridge in it. The bridge must not learn who
 /// listens to which multicast group: it would lose neighbour discovery.
-pub(super) fn router(naming: Naming) -> Result<Namespace> {
-    let router = Namespace::new(naming, "router")?;
+pub(super) fn router(plan: Plan) -> Result<Namespace> {
+    let router = Namespace::new(plan.naming, "router")?;
     forward(&router)?;
     router.ip(&lines(
         "link add wire type bridge forward_delay 0 mcast_snooping 0
@@ -16,6 +16,7 @@ pub(super) fn router(naming: Naming) -> Result<Namespace> {
          addr add 2001:db8:2::fe/64 dev wire nodad
          link set wire up",
     ))?;
+    router.ip(&lines(plan.wiring.layout().router))?;
     Ok(router)
 }
 
@@ -51,29 +52,33 @@ pub(super) fn node(router: &Namespace, number: u8, plan: Plan) -> Result<Node> {
          link set n{number} master wire up",
         netns.name()
     )))?;
-    let mut setup = lines(&format!(
+    netns.ip(&lines(&format!(
         "addr add {}/24 dev eth0
          addr add {}/64 dev eth0 nodad
          link set eth0 up
          route add default via 192.0.2.254
          route add default via 2001:db8:2::fe",
         addresses.v4, addresses.v6
-    ));
+    )))?;
+    let layout = plan.wiring.layout();
+    let fill = |text: &str| text.replace("{n}", &number.to_string()).replace("{ns}", netns.name());
+    router.ip(&lines(&fill(layout.router_node)))?;
+    netns.ip(&lines(&fill(layout.node)))?;
+    for (name, value) in layout.node_sysctls {
+        netns.sysctl(name, value)?;
+    }
     for other in (1..=plan.nodes).filter(|other| *other != number) {
-        setup.extend(lines(&format!(
-            "route add 10.244.{other}.0/24 via 192.0.2.{other}
-             route add fd00:10:244:{other}::/64 via 2001:db8:2::{other}"
-        )));
+        let fill = |text: &str| fill(text).replace("{o}", &other.to_string());
+        netns.ip(&lines(&fill(layout.peer)))?;
+        let entry = fill(layout.forwarding);
+        let entry: Vec<&str> = entry.split_whitespace().collect();
+        if !entry.is_empty() {
+            netns.output("bridge", &[&["fdb", "append"], &entry[..]].concat())?;
+        }
     }
-    if plan.wiring == Wiring::Bridged {
-        setup.extend(lines(&format!(
-            "link add cni0 type bridge forward_delay 0 mcast_snooping 0
-             addr add 10.244.{number}.1/24 dev cni0
-             addr add fd00:10:244:{number}::1/64 dev cni0 nodad
-             link set cni0 up"
-        )));
+    for rules in layout.rules {
+        rules.load(&netns, fill)?;
     }
-    netns.ip(&setup)?;
     Ok(Node { netns, name, addresses, pods: Vec::new(), number })
 }
 
@@ -103,46 +108,19 @@ pub(super) fn pod(node: &Node, host: u8, plan: Plan) -> Result<Pod> {
         v4: Ipv4Addr::new(10, 244, number, host),
         v6: Ipv6Addr::new(0xfd00, 0x10, 0x244, number.into(), 0, 0, 0, digits),
     };
-    let Addresses { v4, v6 } = addresses;
-    let (gateway4, gateway6) = (format!("10.244.{number}.1"), format!("fd00:10:244:{number}::1"));
-    let outer_end = format!("veth{host}");
-    let inside = netns.name();
-    let (outer, inner) = match plan.wiring {
-        Wiring::Routed => (
-            format!(
-                "link add {outer_end} type veth peer name eth0 netns {inside}
-                 addr add {gateway4}/32 dev {outer_end}
-                 addr add {gateway6}/128 dev {outer_end} nodad
-                 link set {outer_end} up
-                 route add {v4}/32 dev {outer_end}
-                 route add {v6}/128 dev {outer_end}"
-            ),
-            format!(
-                "addr add {v4}/32 dev eth0
-                 addr add {v6}/128 dev eth0 nodad
-                 link set eth0 up
-                 route add {gateway4}/32 dev eth0
-                 route add {gateway6}/128 dev eth0"
-            ),
-        ),
-        Wiring::Bridged => (
-            format!(
-                "link add {outer_end} type veth peer name eth0 netns {inside}
-                 link set {outer_end} master cni0 up"
-            ),
-            format!(
-                "addr add {v4}/24 dev eth0
-                 addr add {v6}/64 dev eth0 nodad
-                 link set eth0 up"
-            ),
-        ),
+    let layout = plan.wiring.layout();
+    let outer_end = format!("{}{host}", layout.link);
+    let fill = |text: &str| {
+        text.replace("{n}", &number.to_string())
+            .replace("{h}", &host.to_string())
+            .replace("{link}", &outer_end)
+            .replace("{ns}", netns.name())
     };
-    node.netns.ip(&lines(&outer))?;
-    netns.ip(&lines(&format!(
-        "{inner}
-         route add default via {gateway4} dev eth0
-         route add default via {gateway6} dev eth0"
-    )))?;
+    node.netns.ip(&lines(&fill(layout.outer)))?;
+    for (name, value) in layout.pod_sysctls {
+        node.netns.sysctl(&fill(name), value)?;
+    }
+    netns.ip(&lines(&fill(layout.inner)))?;
     keep_in_order(&netns)?;
     Ok(Pod { netns, name, addresses, outer_end })
 }
@@ -175,5 +153,5 @@ fn forward(netns: &Namespace) -> Result<()> {
 }
 
 fn lines(text: &str) -> Vec<String> {
-    text.lines().map(|line| line.trim().to_owned()).collect()
+    text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()
 }

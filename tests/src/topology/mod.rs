@@ -13,11 +13,13 @@
 //! don't: a reply that leaves a node with a pod's address is lost.
 
 mod build;
+mod layout;
 
 use crate::agent::BPF_FS;
 use crate::netns::{Namespace, Naming};
 use crate::xdp_pass::XdpPass;
 use anyhow::{Context as _, Result};
+pub use layout::{BRIDGED, Layout, ROUTED};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -29,6 +31,19 @@ pub enum Wiring {
     Routed,
     /// As ports of one bridge, as flannel and the bridge plugin do.
     Bridged,
+    /// As a CNI does, with its rules.
+    Like(&'static Layout),
+}
+
+impl Wiring {
+    /// It as data.
+    const fn layout(self) -> &'static Layout {
+        match self {
+            Self::Routed => &ROUTED,
+            Self::Bridged => &BRIDGED,
+            Self::Like(layout) => layout,
+        }
+    }
 }
 
 /// What the network is made of.
@@ -130,7 +145,7 @@ pub struct Topology {
 impl Topology {
     /// Makes the namespaces, links, addresses and routes.
     pub fn new(plan: Plan) -> Result<Self> {
-        let router = build::router(plan.naming)?;
+        let router = build::router(plan)?;
         let client = Namespace::new(plan.naming, "client")?;
         build::client(&router, &client)?;
         let client_addresses = Addresses {

@@ -33,17 +33,13 @@ const KERNELS: [Tool; 5] = [
     Tool { program: "zstd", package: "zstd", why: "unpacks their modules" },
 ];
 
-const BENCH: [Tool; 2] = [
+const RULES: [Tool; 2] = [
     Tool {
         program: "iptables-nft-restore",
         package: "iptables",
-        why: "loads the rules that kube-proxy makes in its iptables mode",
+        why: "loads the rules that kube-proxy, CNIs and network policies make",
     },
-    Tool {
-        program: "nft",
-        package: "nftables",
-        why: "loads the rules that kube-proxy makes in its nftables mode",
-    },
+    Tool { program: "nft", package: "nftables", why: "loads those that they make for nftables" },
 ];
 
 /// Installs the tools that are missing.
@@ -51,9 +47,9 @@ pub(super) fn tools(purpose: Purpose) -> Result<()> {
     let mut wanted: Vec<&Tool> = DEMO.iter().collect();
     match purpose {
         Purpose::Demo => {}
-        Purpose::Tests => wanted.extend(&TESTS),
+        Purpose::Tests => wanted.extend(TESTS.iter().chain(&RULES)),
         Purpose::Kernels => wanted.extend(&KERNELS),
-        Purpose::Bench => wanted.extend(&BENCH),
+        Purpose::Bench => wanted.extend(&RULES),
     }
     wanted.retain(|tool| shell::which(tool.program).is_none());
     if wanted.is_empty() {
