@@ -65,6 +65,36 @@ fn labels_that_give_a_service_away_take_effect_live() -> Result<()> {
     Ok(())
 }
 
+/// Row 15: it says who is to provide the load balancer, not who serves its address.
+#[test]
+fn a_load_balancer_class_changes_nothing() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let vips = Addresses {
+        v4: [203, 0, 113, 1].into(),
+        v6: [0x2001, 0xdb8, 0xaaaa, 0, 0, 0, 0, 1].into(),
+    };
+    let cluster = Cluster::new(Setup::tc(Wiring::Routed), |topology| {
+        let classed = json!({ "spec": { "loadBalancerClass": "example.com/other" } });
+        vec![on_both(topology).load_balancer(vips).with(classed)]
+    })?;
+    let topology = &cluster.topology;
+    for (from, places, http, udp) in [
+        (&cluster.pod(0, 0).netns, web().addresses, 80, 53),
+        (&cluster.pod(0, 0).netns, vips, 80, 53),
+        (&topology.client, topology.nodes[0].addresses, 30_080, 30_053),
+    ] {
+        for address in places.both() {
+            for (kind, port) in [(Kind::Http, http), (Kind::Udp, udp)] {
+                let tally = Tally::of(from, kind, (address, port).into(), 24)?;
+                tally.expect(&["pod-1b", "pod-2a"])?;
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn the_type_of_a_service_changes_live() -> Result<()> {
     if !root_or_skip() {

@@ -4,12 +4,12 @@
 use anyhow::{Context as _, Result, ensure};
 use lb_tests::agent::{Agent, Options, metric};
 use lb_tests::api_server::{ApiServer, ListFault};
-use lb_tests::client::get;
+use lb_tests::client::{Connection, get};
 use lb_tests::cluster::{Cluster, Setup};
 use lb_tests::deadline::{self, patient};
 use lb_tests::manifest::{Service, items};
 use lb_tests::privilege::root_or_skip;
-use lb_tests::topology::Wiring;
+use lb_tests::topology::{Addresses, Wiring};
 use lb_tests::traffic::{Kind, Tally};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -338,6 +338,55 @@ fn watches_that_end_expire_or_lie_leave_what_is_true() -> Result<()> {
     moves(&scene)?;
     ensure!(scene.agents[0].verify(&[])?.is_empty());
     Ok(())
+}
+
+/// The server tells nothing of such objects, and that one has become such as if it
+/// were gone; what says who is to provide a load balancer changes nothing.
+#[test]
+fn labels_that_give_a_service_away_take_effect_live_from_the_api() -> Result<()> {
+    if !root_or_skip() {
+        return Ok(());
+    }
+    let mut scene = Scene::new()?;
+    let vips = Addresses {
+        v4: [203, 0, 113, 1].into(),
+        v6: [0x2001, 0xdb8, 0xaaaa, 0, 0, 0, 0, 1].into(),
+    };
+    let classed = json!({ "spec": { "loadBalancerClass": "example.com/other" } });
+    let ours = scene.on(0, 0).load_balancer(vips).with(classed);
+    let label = |name: &str| json!({ "metadata": { "labels": { name: "" } } });
+    let given_away = ours.clone().with(label("service.kubernetes.io/service-proxy-name"));
+    let headless = ours.clone().with_slices(label("service.kubernetes.io/headless"));
+    let places = [to_web(), (vips.v4, 80).into(), (vips.v6, 80).into()];
+    let all_served = |scene: &Scene| -> Result<()> {
+        places.iter().try_for_each(|to| scene.served(*to, &["pod-1a"]))
+    };
+    scene.publish(std::slice::from_ref(&ours));
+    scene.start()?;
+    all_served(&scene)?;
+    for theirs in [&given_away, &headless] {
+        scene.publish(std::slice::from_ref(theirs));
+        let pod = &scene.cluster.pod(0, 1).netns;
+        for to in places {
+            let what = format!("nobody to answer at {to}");
+            deadline::until(&what, patient(LIMIT), || pod.run(|| quick(to)).ok()?.err())?;
+        }
+        scene.publish(std::slice::from_ref(&ours));
+        all_served(&scene)?;
+    }
+    // An agent that begins then is not told at all.
+    scene.publish(std::slice::from_ref(&given_away));
+    scene.agents[0].terminate()?;
+    scene.agents[0].cleanup()?;
+    scene.agents[0].run()?;
+    scene.agents[0].ready()?;
+    ensure!(scene.agents[0].services()?.is_empty(), "{:?}", scene.agents[0].services()?);
+    Ok(())
+}
+
+/// A connection, if there is one within a moment.
+fn quick(to: SocketAddr) -> std::io::Result<()> {
+    Connection::open_within(Duration::from_millis(200), to).map(drop)
 }
 
 #[test]
