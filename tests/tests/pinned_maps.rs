@@ -102,6 +102,7 @@ fn facts() -> NetworkFacts {
         node_port_addresses: vec!["192.0.2.1".parse().unwrap()],
         pods: vec![],
         service_cidrs: vec![],
+        spare_loopback: false,
         translation_addresses: vec![],
     }
 }

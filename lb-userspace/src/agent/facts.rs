@@ -28,6 +28,7 @@ pub(super) fn facts(
             node,
             &behaviour.nodeport_addresses,
         ),
+        spare_loopback: !behaviour.localhost_nodeports.is_on(),
         translation_addresses: sources.into_iter().collect(),
         pods: pods(node, behaviour),
         service_cidrs: Vec::new(),

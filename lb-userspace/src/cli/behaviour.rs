@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use std::fmt;
 use std::str::FromStr;
 
 use crate::dataplane::{Behaviour, Delivery, LocalPods, Masquerade};
@@ -16,6 +17,9 @@ pub struct BehaviourArgs {
     /// without a range is open on all addresses
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "primary")]
     pub nodeport_addresses: Vec<NodePortAddress>,
+    /// Whether node ports answer this node's own processes on loopback addresses
+    #[arg(long, value_name = "WHETHER", value_enum, default_value_t = Switch::On)]
+    pub localhost_nodeports: Switch,
     /// Whether externalIPs are served
     #[arg(long, value_name = "WHETHER", value_enum, default_value_t = Switch::On)]
     pub external_ips: Switch,
@@ -44,7 +48,7 @@ pub struct BehaviourArgs {
     ///
     /// Matters where the policy is Local, for pods that use a load balancer's address or a node
     /// port, and with --masquerade kube-proxy.
-    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
+    #[arg(long, value_name = "MODE", value_enum, default_value_t, alias = "detect-local-mode")]
     pub detect_local: DetectLocal,
     /// Where pods are, for --detect-local cluster-cidr; the first range of each family counts
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
@@ -115,6 +119,16 @@ pub enum NodePortAddress {
     All,
     /// Those in a range.
     Range(IpNet),
+}
+
+impl fmt::Display for NodePortAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Primary => f.write_str("primary"),
+            Self::All => f.write_str("all"),
+            Self::Range(range) => range.fmt(f),
+        }
+    }
 }
 
 impl FromStr for NodePortAddress {

@@ -19,6 +19,8 @@ pub struct NetworkFacts {
     pub node_addresses: Vec<IpAddr>,
     /// Addresses on which node ports answer.
     pub node_port_addresses: Vec<IpAddr>,
+    /// Whether node ports don't answer sockets of this node on loopback addresses.
+    pub spare_loopback: bool,
     /// Further addresses that source translation may use.
     pub translation_addresses: Vec<IpAddr>,
     /// Where local pods are, if that is told by their addresses.
@@ -83,7 +85,9 @@ pub(super) fn rows_of(
         for &addr in facts.node_port_addresses.iter().filter(|addr| families[family(**addr)]) {
             rows.entry(FrontendId::port(addr, port, proto)).or_insert(row);
         }
-        rows.extend(loopback_rows(families, port, proto, row));
+        if !facts.spare_loopback {
+            rows.extend(loopback_rows(families, port, proto, row));
+        }
     }
     rows.into_iter().collect()
 }

@@ -121,6 +121,7 @@ impl State {
         self.facts = NetworkFacts {
             node_addresses: addresses.clone(),
             node_port_addresses: addresses,
+            spare_loopback: false,
             translation_addresses: Vec::new(),
             pods: ranges(&["10.244.1.0/24", "fd00:10:244:1::/64"], random),
             service_cidrs: ranges(&["10.96.0.0/16", "fd00:10:96::/64"], random),

@@ -64,6 +64,7 @@ fn facts() -> NetworkFacts {
     NetworkFacts {
         node_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
         node_port_addresses: vec![ip("192.0.2.1"), ip("2001:db8::1")],
+        spare_loopback: false,
         translation_addresses: vec![],
         pods: vec![],
         service_cidrs: vec![],
@@ -422,4 +423,15 @@ fn node_ports_answer_on_every_address_of_the_services_families() {
     let expected = ["address 10.96.0.1", "10.96.0.1:80 TCP", loopback, "192.0.2.1:30080 TCP"];
     assert_eq!(frontends, expected);
     assert_eq!(view.frontends.keys().filter(|id| id.place == place::LOOPBACK).count(), 1);
+}
+
+#[test]
+fn node_ports_leave_loopback_addresses_alone_where_they_are_told_to() {
+    let service = DesiredService { node_port: Some(30080), ..service("web", &["10.96.0.1"], &[]) };
+    for spare_loopback in [false, true] {
+        let facts = NetworkFacts { spare_loopback, ..facts() };
+        let rows = super::frontends::rows_of(&service, 1, &facts);
+        let loopback = rows.iter().filter(|(id, _)| id.place == place::LOOPBACK).count();
+        assert_eq!((loopback, rows.len()), if spare_loopback { (0, 3) } else { (1, 4) });
+    }
 }
