@@ -8,6 +8,7 @@ pub mod dataplane;
 pub mod desired;
 pub mod drift;
 pub mod flows;
+pub mod kube_proxy;
 pub mod model;
 pub mod netlink;
 pub mod object;

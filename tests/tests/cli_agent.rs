@@ -68,6 +68,7 @@ fn wrong_usage_is_told_from_failure() {
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
         assert!(output.stdout.is_empty());
     }
+    fails(&lb(&["agent", "--config", "/nowhere/x.conf"]), 1, "/nowhere/x.conf: No such file");
     let help = lb(&["agent", "--help"]);
     assert_eq!(help.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&help.stdout).contains("--manifests"));

@@ -72,6 +72,8 @@ pub struct Config {
     pub compile: CompileOptions,
     /// How long new backends take to their whole weight.
     pub slow_start: Duration,
+    /// Least time between two updates of the kernel that Services ask for.
+    pub min_sync_period: Duration,
     /// Which interfaces.
     pub network: WatchOptions,
     /// How the data plane is set up; without source ports, they are chosen.

@@ -90,6 +90,12 @@ pub(super) struct Node {
     facts: NetworkFacts,
     report: Report,
     sync_duration: Histogram,
+    /// Least time between two updates that the source asks for.
+    min_sync_period: Duration,
+    /// Before this the source is not read.
+    not_before: Option<Instant>,
+    /// When it is, if it has told of changes since.
+    reread: Option<Instant>,
     /// When something that failed is tried again.
     retry: Option<Instant>,
     /// When the system's settings are looked at again.
@@ -159,6 +165,9 @@ impl Node {
             facts: NetworkFacts::default(),
             report,
             sync_duration,
+            min_sync_period: config.min_sync_period,
+            not_before: None,
+            reread: None,
             retry: None,
             recheck: None,
             reweigh: None,
@@ -207,10 +216,13 @@ impl Node {
     pub(super) async fn follow(&mut self) {
         loop {
             match self.next().await {
-                Some(Event::Source) => {
-                    let loaded = self.source.load_touched();
-                    self.reload(loaded);
-                }
+                Some(Event::Source) => match self.not_before {
+                    Some(at) if at > Instant::now() => {
+                        self.reread = Some(at);
+                        self.tell_source();
+                    }
+                    _ => self.reread(),
+                },
                 Some(Event::Network(state)) => self.network_changed(&state),
                 Some(Event::NetworkLost(error)) => {
                     self.report.set_network_error(Some(error));
@@ -227,7 +239,8 @@ impl Node {
     }
 
     async fn next(&mut self) -> Option<Event> {
-        let own = [self.retry, self.recheck, self.reweigh, self.relisten, self.watch.next];
+        let own =
+            [self.retry, self.recheck, self.reweigh, self.relisten, self.reread, self.watch.next];
         let parts = [self.programmer.next_expiry(), self.stale.due()];
         let deadline = own.into_iter().chain(parts).flatten().min();
         let timer = async {
@@ -245,6 +258,13 @@ impl Node {
             Some(answer) = self.watch.questions.recv() => Some(Event::Verify(answer)),
             () = timer => Some(Event::Timer),
         }
+    }
+
+    /// Reads what the source has told of.
+    fn reread(&mut self) {
+        self.reread = None;
+        let loaded = self.source.load_touched();
+        self.reload(loaded);
     }
 
     fn reload(&mut self, loaded: Result<Snapshot, SourceError>) {
@@ -362,6 +382,7 @@ impl Node {
                 self.check_system();
                 self.health.set_updated(SystemTime::now());
                 self.listen();
+                self.not_before = Instant::now().checked_add(self.min_sync_period);
             }
             Err(error) => {
                 self.report.set_apply_error(error.to_string());
@@ -501,6 +522,8 @@ impl Node {
             self.reload(loaded);
             self.apply();
             self.attach();
+        } else if due(self.reread) {
+            self.reread();
         } else if due(self.reweigh) {
             self.apply();
         } else if due(self.recheck) {

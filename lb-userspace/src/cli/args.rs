@@ -10,7 +10,7 @@ use crate::dataplane::{DEFAULT_PIN_DIR, SocketClients, TcPreference, XdpPreferen
 use crate::desired::Policy;
 use crate::netlink::Pattern;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -117,11 +117,25 @@ pub struct AgentArgs {
     /// Where the Services come from.
     #[command(flatten)]
     pub source: SourceArgs,
+    /// A KubeProxyConfiguration (kubeproxy.config.k8s.io/v1alpha1), as kube-proxy's --config takes it
+    ///
+    /// What it says becomes flags of this command; those that are given here win. What has no effect
+    /// is named in a warning. Fields that are unknown are refused. docs/kube-proxy.md has each.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What of that file has no effect.
+    #[arg(skip)]
+    pub config_warning: Option<String>,
     /// Name of this machine's Node object
     ///
     /// Tells which interfaces lead to the other nodes, and which endpoints are local.
-    #[arg(long, value_name = "NAME", env = "NODE_NAME")]
+    #[arg(long, value_name = "NAME", env = "NODE_NAME", alias = "hostname-override")]
     pub node_name: Option<String>,
+    /// Least time from the end of one update of the kernel to the next that Services ask for; what
+    /// changes meanwhile is put in force together. 0: at once, bursts merged
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "0",
+        aliases = ["iptables-min-sync-period", "ipvs-min-sync-period"])]
+    pub min_sync_period: Duration,
     /// Attach only to interfaces whose name matches, `*` and `?` as in file names; repeatable
     /// [default: every interface that packets of Services may pass]
     #[arg(long = "interface", value_name = "PATTERN")]
@@ -181,12 +195,15 @@ pub struct AgentArgs {
     /// Where the pins are and where the agent answers.
     #[command(flatten)]
     pub socket: SocketArgs,
-    /// Address for Prometheus (/metrics, /healthz), or `off` [default: 127.0.0.1:10249]
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen_address)]
+    /// Address for Prometheus and for who looks at this node (/metrics, /healthz, /livez, /proxyMode,
+    /// /configz), or `off` [default: 127.0.0.1:10249]
+    #[arg(long, value_name = "ADDRESS:PORT", alias = "metrics-bind-address",
+        value_parser = |text: &str| listen_address(text, 10_249))]
     pub metrics_addr: Option<ListenAddress>,
     /// Address for load balancers and the kubelet (/healthz, /livez), or `off`; an unspecified
     /// address means both families [default: 0.0.0.0:10256]
-    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen_address)]
+    #[arg(long, value_name = "ADDRESS:PORT", alias = "healthz-bind-address",
+        value_parser = |text: &str| listen_address(text, 10_256))]
     pub healthz_addr: Option<ListenAddress>,
 }
 
@@ -249,13 +266,21 @@ fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     Ok(first..=last)
 }
 
-fn listen_address(text: &str) -> Result<ListenAddress, String> {
-    if text == "off" {
+/// An empty one means what it means to kube-proxy.
+fn listen_address(text: &str, port: u16) -> Result<ListenAddress, String> {
+    if text == "off" || text.is_empty() {
         return Ok(ListenAddress::Off);
     }
-    text.parse()
+    socket_address(text, port)
         .map(ListenAddress::On)
-        .map_err(|_not| "expected an address with a port as in 127.0.0.1:10249, or off".to_owned())
+        .map_err(|expected| format!("{expected}, or off"))
+}
+
+/// An address with a port, or one by itself, which then gets this port.
+pub(crate) fn socket_address(text: &str, port: u16) -> Result<SocketAddr, String> {
+    text.parse()
+        .or_else(|_not_both| text.parse().map(|addr: IpAddr| SocketAddr::new(addr, port)))
+        .map_err(|_neither| format!("expected an address with a port as in 127.0.0.1:{port}"))
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -308,7 +333,12 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("2"), Ok(Duration::from_secs(2)));
         assert!(duration("s").is_err() && duration("5 days").is_err());
-        assert_eq!(listen_address("off"), Ok(ListenAddress::Off));
-        assert!(listen_address("localhost").is_err());
+        for (text, address) in [("192.0.2.1:9", "192.0.2.1:9"), ("::1", "[::1]:10249")] {
+            let address = ListenAddress::On(address.parse().unwrap());
+            assert_eq!(listen_address(text, 10_249), Ok(address), "{text}");
+        }
+        assert_eq!(listen_address("off", 1), Ok(ListenAddress::Off));
+        assert_eq!(listen_address("", 1), Ok(ListenAddress::Off));
+        assert!(listen_address("localhost", 1).is_err());
     }
 }

@@ -2,11 +2,13 @@
 
 mod args;
 mod behaviour;
+mod config;
 mod connections;
 mod output;
 mod source;
 mod verify;
 
+pub(crate) use args::socket_address;
 pub use args::{
     AgentArgs, Cli, Command, Format, ListenAddress, PinArgs, ServicesArgs, SocketArgs, StatusArgs,
 };
@@ -18,25 +20,25 @@ pub use source::SourceArgs;
 pub use verify::VerifyArgs;
 
 use crate::{agent, cmd};
-use clap::Parser as _;
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 /// Parses the command line, does what it says, and reports an error in one
 /// sentence. Wrong usage is exit status 2, which clap sees to.
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Agent(args) => cmd::agent::run(*args),
-        Command::Services(args) => cmd::services::run(&args),
-        Command::Connections(args) => cmd::connections::run(&args),
-        Command::Check(args) => cmd::check::run(&args),
-        Command::Cleanup(args) => cmd::cleanup::run(&args).map(|()| {
+    let result = match config::parse(std::env::args_os().collect()).map(|cli| cli.command) {
+        Ok(Command::Agent(args)) => cmd::agent::run(*args),
+        Ok(Command::Services(args)) => cmd::services::run(&args),
+        Ok(Command::Connections(args)) => cmd::connections::run(&args),
+        Ok(Command::Check(args)) => cmd::check::run(&args),
+        Ok(Command::Cleanup(args)) => cmd::cleanup::run(&args).map(|()| {
             // A killed agent leaves its socket.
             agent::remove_stale_socket(&args::default_socket(&args.pin_dir));
             ExitCode::SUCCESS
         }),
-        Command::Status(args) => cmd::status::run(&args),
-        Command::Verify(args) => cmd::verify::run(*args),
+        Ok(Command::Status(args)) => cmd::status::run(&args),
+        Ok(Command::Verify(args)) => cmd::verify::run(*args),
+        Err(error) => Err(error),
     };
     match result {
         Ok(code) => code,

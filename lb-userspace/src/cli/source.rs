@@ -16,7 +16,8 @@ pub struct SourceArgs {
     ///
     /// Where this agent is what serves the cluster address of the API, it can't reach it there
     /// before it has begun to serve; name an address that works by itself.
-    #[arg(long, value_name = "URL", value_parser = api_server, conflicts_with = "manifests")]
+    #[arg(long, value_name = "URL", value_parser = api_server, conflicts_with = "manifests",
+        alias = "master")]
     api_server: Option<Uri>,
     /// Directory in which the last known addresses of the API servers are kept
     #[arg(long, value_name = "DIR", default_value = "/var/lib/lb", conflicts_with = "manifests")]

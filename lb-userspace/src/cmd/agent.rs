@@ -13,6 +13,9 @@ use tracing_subscriber::EnvFilter;
 /// Runs the agent until it is told to end.
 pub fn run(args: AgentArgs) -> anyhow::Result<ExitCode> {
     log_to_stderr();
+    if let Some(warning) = &args.config_warning {
+        tracing::warn!("{warning}");
+    }
     let config = config(args);
     agent::prepare(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -67,6 +70,7 @@ fn config(args: AgentArgs) -> Config {
             external_ips: args.behaviour.external_ips.is_on(),
         },
         slow_start: args.slow_start,
+        min_sync_period: args.min_sync_period,
         network: WatchOptions {
             interfaces: args.interfaces,
             uplinks: args.uplinks,

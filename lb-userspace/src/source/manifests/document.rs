@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 /// Why a file holds no documents.
 #[derive(Debug, thiserror::Error)]
 #[error("line {line}, column {column}: {message}")]
-pub(super) struct ParseError {
+pub(crate) struct ParseError {
     line: u64,
     column: u64,
     message: String,
@@ -17,7 +17,7 @@ pub(super) struct ParseError {
 
 /// All documents of a file, without the empty ones. As in kubectl, text that
 /// begins with a brace is JSON if it parses as such, whatever the file's name.
-pub(super) fn parse(text: &str, json_only: bool) -> Result<Vec<Value>, ParseError> {
+pub(crate) fn parse(text: &str, json_only: bool) -> Result<Vec<Value>, ParseError> {
     parse_within(text, json_only, MAX_VALUES)
 }
 

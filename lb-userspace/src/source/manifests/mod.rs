@@ -30,9 +30,11 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
 
+pub(crate) use self::document::parse;
 use self::file::FileState;
 use self::merge::FileUpdate;
 pub use self::object::Ignored;
+pub(crate) use self::object::field_path;
 use self::touched::{Shared, Touched};
 use super::{Lost, Snapshot, SourceError};
 use crate::desired::Problem;

@@ -276,7 +276,7 @@ fn typed<T: DeserializeOwned>(document: Value, findings: &mut Findings) -> Optio
 }
 
 /// The path in the form that API errors have: `spec.ports[0].port`.
-fn field_path(path: &Path<'_>) -> String {
+pub(crate) fn field_path(path: &Path<'_>) -> String {
     match path {
         Path::Root => String::new(),
         Path::Seq { parent, index } => format!("{}[{index}]", field_path(parent)),
