@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod cni;
 pub mod count;
 pub mod deadline;
+pub mod exposition;
 pub mod faults;
 pub mod flood;
 pub mod fragments;

@@ -1,31 +1,52 @@
-//! `/metrics` and `/healthz` for whoever scrapes.
+//! What kube-proxy tells on its port 10249: `/metrics` for whoever scrapes,
+//! `/healthz`, `/livez`, `/proxyMode` and `/configz`.
 
+use super::health::ProxyHealth;
 use super::metrics::Metrics;
 use super::server::{self, Connections};
 use super::status::SharedStatus;
+use crate::kube_proxy::MODE;
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// The text format that kube-proxy's `/metrics` has.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
 
 /// Connections at the same time: far more than there are scrapers.
 const MOST: usize = 64;
 
+/// What the pages tell of.
+#[derive(Debug)]
+pub(super) struct Pages {
+    pub(super) metrics: Metrics,
+    pub(super) status: Arc<SharedStatus>,
+    pub(super) health: Arc<ProxyHealth>,
+    /// The configuration in force, which does not change.
+    pub(super) configz: String,
+}
+
 /// Serves for ever.
-pub(super) async fn serve(listener: TcpListener, metrics: Metrics, status: Arc<SharedStatus>) {
+pub(super) async fn serve(listener: TcpListener, pages: Pages) {
+    let Pages { metrics, status, health, configz } = pages;
     let exposition = Arc::new(Exposition { metrics, last: Arc::default() });
+    let configz = Bytes::from(configz);
     let answer = move |path: String| {
         let (exposition, status) = (Arc::clone(&exposition), Arc::clone(&status));
+        let (health, configz) = (Arc::clone(&health), configz.clone());
         async move {
             match path.as_str() {
                 "/metrics" => metrics_page(exposition).await,
                 "/healthz" => health_page(&status),
+                "/livez" => live_page(&health),
+                "/proxyMode" => page(StatusCode::OK, PLAIN, MODE),
+                "/configz" => page(StatusCode::OK, JSON, configz),
                 _ => page(StatusCode::NOT_FOUND, PLAIN, "404 page not found\n"),
             }
         }
@@ -58,7 +79,7 @@ async fn metrics_page(exposition: Arc<Exposition>) -> Response<Bytes> {
         .unwrap_or(None),
     };
     match text {
-        Some(text) => page(StatusCode::OK, OPENMETRICS, text),
+        Some(text) => page(StatusCode::OK, EXPOSITION, text),
         None => page(StatusCode::INTERNAL_SERVER_ERROR, PLAIN, "the maps can't be read\n"),
     }
 }
@@ -72,9 +93,21 @@ fn health_page(status: &SharedStatus) -> Response<Bytes> {
     }
 }
 
+fn live_page(health: &ProxyHealth) -> Response<Bytes> {
+    if health.keeps_up(Instant::now()) {
+        page(StatusCode::OK, PLAIN, "ok\n")
+    } else {
+        let late = "a change has been waiting for a minute to be in force\n";
+        page(StatusCode::SERVICE_UNAVAILABLE, PLAIN, late)
+    }
+}
+
 fn page(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
     let mut response = Response::new(body.into());
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    let options = HeaderName::from_static("x-content-type-options");
+    headers.insert(options, HeaderValue::from_static("nosniff"));
     response
 }

@@ -2,6 +2,7 @@
 //! line with both. It holds no state that matters: the kernel does.
 
 mod aging;
+mod configz;
 mod facts;
 mod files;
 #[cfg(fuzzing)]
@@ -41,10 +42,11 @@ use crate::netlink::{NetlinkError, WatchOptions};
 use crate::privilege::{self, PrivilegeError};
 use crate::source::{Source, SourceConfig, SourceError};
 use aging::{Aging, AgingMetrics};
-use health::{Healthz, ProxyHealth};
+use health::{Healthz, ProbeMetrics, ProxyHealth};
+use http::Pages;
+use metrics::{Parts, SyncMetrics};
 use nix::sys::stat::{Mode, umask};
 use node::{Node, Start, Watch, hook_options};
-use prometheus_client::metrics::histogram::Histogram;
 use repairs::{RepairMetrics, Repairs};
 use report::Report;
 use socket::StatusSocket;
@@ -181,8 +183,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         () = signals.end() => return Ok(()),
         place = Place::take(&config, &options, &mut start.source) => place?,
     };
+    let rest = start.source.requests();
+    let sync = SyncMetrics::new(start.source.tally());
     let Place { hooks, socket, listener, healthz } = place;
-    let sync_duration = metrics::sync_duration();
     let health = Arc::new(ProxyHealth::default());
     let repairs = RepairMetrics::new();
     let (verifier, questions) = Verifier::new();
@@ -191,19 +194,34 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         questions,
         next: None,
     };
-    let mut node =
-        Node::open(&config, start, hooks, report, sync_duration.clone(), &health, watch)?;
+    let mut node = Node::open(&config, start, hooks, report, sync.clone(), &health, watch)?;
     tell_costs(&config.hooks.pin_dir)?;
     let aging = AgingMetrics::new();
     let _aging = Aging::start(&config.hooks.pin_dir, aging.clone())?;
     let socket = tokio::spawn(socket.serve(Arc::clone(&status), verifier));
+    let probes = ProbeMetrics::new();
     if let Some(listener) = listener {
-        serve_metrics(&config, listener, &status, sync_duration, (&aging, &repairs));
+        let address = listener.local_addr().map_or_else(|_| String::new(), |addr| addr.to_string());
+        status.update(|status| status.agent.metrics = Some(address));
+        let parts = Parts {
+            sync: &sync,
+            probes: &probes,
+            aging: &aging,
+            repairs: &repairs,
+            rest: rest.as_ref(),
+        };
+        let pages = Pages {
+            metrics: metrics::Metrics::new(&config.hooks.pin_dir, Arc::clone(&status), &parts),
+            status: Arc::clone(&status),
+            health: Arc::clone(&health),
+            configz: configz::page(&config, &options),
+        };
+        tokio::spawn(http::serve(listener, pages));
     }
     if let Some(healthz) = healthz {
         let address = healthz.address().to_string();
         status.update(|status| status.agent.healthz = Some(address));
-        healthz.serve(&health);
+        healthz.serve(&health, &probes);
     }
     let result = tokio::select! {
         biased;
@@ -274,20 +292,6 @@ async fn metrics_listener(
         }
         Err(source) => Err(AgentError::Metrics { address, source }),
     }
-}
-
-fn serve_metrics(
-    config: &Config,
-    listener: TcpListener,
-    status: &Arc<SharedStatus>,
-    sync_duration: Histogram,
-    loops: (&AgingMetrics, &RepairMetrics),
-) {
-    let address = listener.local_addr().map_or_else(|_| String::new(), |addr| addr.to_string());
-    status.update(|status| status.agent.metrics = Some(address));
-    let pin_dir = &config.hooks.pin_dir;
-    let metrics = metrics::Metrics::new(pin_dir, Arc::clone(status), sync_duration, loops);
-    tokio::spawn(http::serve(listener, metrics, Arc::clone(status)));
 }
 
 /// Logs what the maps cost, the dearest first.

@@ -3,6 +3,7 @@
 
 use super::health::{HealthPorts, ProxyHealth};
 use super::memory;
+use super::metrics::SyncMetrics;
 use super::repairs::{self, Repairs};
 use super::report::Report;
 use super::stale::StaleSockets;
@@ -16,10 +17,9 @@ use crate::drift::Verification;
 use crate::model;
 use crate::netlink::{NetworkState, NetworkWatcher};
 use crate::reconcile::{ApplyReport, NetworkFacts, Programmer, QUARANTINE};
-use crate::source::{Snapshot, Source, SourceError};
+use crate::source::{Seen, Snapshot, Source, SourceError, Trigger};
 use ipnet::IpNet;
 use lb_common::limits::MAX_AFFINITY;
-use prometheus_client::metrics::histogram::Histogram;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
@@ -89,7 +89,11 @@ pub(super) struct Node {
     health_ports: HealthPorts,
     facts: NetworkFacts,
     report: Report,
-    sync_duration: Histogram,
+    sync: SyncMetrics,
+    /// What the source had seen when it was read last.
+    seen: Seen,
+    /// What triggered changes that are not in force yet.
+    triggers: Vec<Trigger>,
     /// Least time between two updates that the source asks for.
     min_sync_period: Duration,
     /// Before this the source is not read.
@@ -129,7 +133,7 @@ impl Node {
         start: Start,
         hooks: Hooks,
         report: Report,
-        sync_duration: Histogram,
+        sync: SyncMetrics,
         health: &Arc<ProxyHealth>,
         watch: Watch,
     ) -> Result<Self, AgentError> {
@@ -164,7 +168,9 @@ impl Node {
             health_ports: HealthPorts::new(Arc::clone(health)),
             facts: NetworkFacts::default(),
             report,
-            sync_duration,
+            sync,
+            seen: Seen::default(),
+            triggers: Vec::new(),
             min_sync_period: config.min_sync_period,
             not_before: None,
             reread: None,
@@ -278,6 +284,9 @@ impl Node {
                     if uplinks_changed {
                         self.network_changed(&self.network.state().clone());
                     }
+                } else {
+                    let before = std::mem::replace(&mut self.seen, snapshot.seen);
+                    self.sync.came_to_nothing(before, snapshot.seen, SystemTime::now());
                 }
             }
             Err(error) => {
@@ -304,6 +313,8 @@ impl Node {
     /// interfaces are uplinks now.
     fn note(&mut self, snapshot: &Snapshot) -> bool {
         self.told = true;
+        self.seen = snapshot.seen;
+        self.triggers.extend(&snapshot.triggers);
         self.programmer.hold_only(|key| snapshot.lost.may_hold(&key.namespace, &key.name));
         if !snapshot.lost.may_hold_cidrs() {
             self.programmer.release_cidrs();
@@ -346,6 +357,7 @@ impl Node {
         let facts = self.look_at(state);
         if self.told && facts != self.facts {
             self.facts = facts;
+            self.sync.queued();
             // The filter must know an address before a program may use it.
             self.apply();
         }
@@ -362,11 +374,14 @@ impl Node {
         self.reweigh = self.slow_start.next_step(now);
         match self.programmer.apply(&desired, &self.facts, now) {
             Ok(applied) => {
+                self.sync.tried(applied.duration, Some(applied.full));
                 if self.grow(&applied) {
                     return;
                 }
                 self.stale.changed(&mut self.report);
-                self.sync_duration.observe(applied.duration.as_secs_f64());
+                let (seen, triggers) = (self.seen, self.triggers.drain(..));
+                self.sync.in_force(applied.duration, seen, triggers, SystemTime::now());
+                self.sync.set_no_local(self.compiler.desired());
                 if applied.wants_retry() {
                     self.retry_in(QUARANTINE);
                 }
@@ -385,6 +400,7 @@ impl Node {
                 self.not_before = Instant::now().checked_add(self.min_sync_period);
             }
             Err(error) => {
+                self.sync.tried(now.elapsed(), None);
                 self.report.set_apply_error(error.to_string());
                 self.retry_in(RETRY);
             }

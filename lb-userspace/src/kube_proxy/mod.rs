@@ -12,8 +12,15 @@ pub use file::{ConfigFileError, Loaded, read};
 pub use flags::Flag;
 pub use no_effect::NO_EFFECT;
 pub use types::{API_VERSION, GROUP, KIND};
+pub(crate) use types::{
+    ClientConnection, DetectLocalConfiguration, IpTablesConfiguration, KubeProxyConfiguration,
+};
 
-use types::KubeProxyConfiguration;
+pub(crate) use duration::GoDuration;
+
+/// What the agent answers where kube-proxy names its mode. None of kube-proxy's
+/// own would be true: whoever reads one looks for that mode's rules, and finds none.
+pub const MODE: &str = "ebpf";
 
 /// The paths of all fields that a file may have, as in `conntrack.min`.
 pub fn fields() -> Vec<String> {

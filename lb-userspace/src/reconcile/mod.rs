@@ -88,6 +88,8 @@ pub struct ApplyReport {
     pub refused: Vec<(ServicePortKey, Refusal)>,
     /// What of the node and the cluster stays as it was, and why.
     pub unfit: Vec<(&'static str, Refusal)>,
+    /// Whether every Service port was looked at, not only those that changed.
+    pub full: bool,
     /// How long it took.
     pub duration: Duration,
 }
@@ -204,6 +206,7 @@ impl Programmer {
             bytes: plan.changes.iter().map(Change::bytes).sum(),
             refused: plan.refused,
             unfit: plan.unfit,
+            full: plan.full,
             duration: Duration::ZERO,
         };
         changes.extend(plan.changes);

@@ -38,6 +38,8 @@ pub(super) struct Plan {
     pub(super) unfit: Vec<(&'static str, Refusal)>,
     /// How many Service ports change.
     pub(super) changed: usize,
+    /// Whether every Service port was looked at.
+    pub(super) full: bool,
 }
 
 /// Writes by when they may happen.
@@ -81,6 +83,7 @@ pub(super) fn plan(
     let settled = held.is_empty() && programmed.settled.as_ref() == Some(facts);
     if !settled || !difference::plan(programmed, desired, facts, now, &mut steps, &mut plan) {
         plan_all(programmed, desired, held, facts, now, &mut steps, &mut plan);
+        plan.full = true;
     }
     let complete = held.is_empty() && plan.refused.is_empty() && plan.unfit.is_empty();
     programmed.settled = complete.then(|| facts.clone());

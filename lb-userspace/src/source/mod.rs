@@ -5,10 +5,12 @@
 pub mod kubernetes;
 mod lost;
 pub mod manifests;
+mod tally;
 
 pub use self::lost::Lost;
+pub use self::tally::{Seen, Tally, Trigger};
 
-use self::kubernetes::{Kubernetes, KubernetesError};
+use self::kubernetes::{Kubernetes, KubernetesError, RestMetrics};
 use self::manifests::ManifestDir;
 use crate::desired::Problem;
 use crate::model::{Changes, Objects};
@@ -29,6 +31,10 @@ pub struct Snapshot {
     pub problems: Vec<Problem>,
     /// What can't be read and has no last good state either.
     pub lost: Lost,
+    /// What was seen until then.
+    pub seen: Seen,
+    /// What triggered the changes, as far as that is noted.
+    pub triggers: Vec<Trigger>,
     /// Whether anything differs from the last successful load.
     pub changed: bool,
 }
@@ -66,6 +72,8 @@ pub enum Source {
         dir: ManifestDir,
         /// Tells when it may have changed.
         changes: mpsc::Receiver<()>,
+        /// What was seen.
+        tally: Arc<Tally>,
     },
     /// The Kubernetes API.
     Kubernetes(Box<Kubernetes>),
@@ -80,8 +88,9 @@ impl Source {
                 let mut dir = ManifestDir::new(path);
                 // Watching begins before reading, so that no change falls in between.
                 let changes = dir.watch()?;
-                let snapshot = dir.load()?;
-                Ok((Self::Manifests { dir, changes }, Some(snapshot)))
+                let tally = Arc::default();
+                let snapshot = counted(dir.load()?, &tally);
+                Ok((Self::Manifests { dir, changes, tally }, Some(snapshot)))
             }
             SourceConfig::Kubernetes(options) => {
                 let kubernetes = Kubernetes::follow(options).await?;
@@ -103,7 +112,7 @@ impl Source {
     /// force should stay.
     pub fn load(&mut self) -> Result<Snapshot, SourceError> {
         match self {
-            Self::Manifests { dir, .. } => dir.load(),
+            Self::Manifests { dir, tally, .. } => Ok(counted(dir.load()?, tally)),
             Self::Kubernetes(kubernetes) => Ok(kubernetes.load()?),
         }
     }
@@ -111,7 +120,7 @@ impl Source {
     /// As [`Source::load`], but that only what was told is looked at.
     pub fn load_touched(&mut self) -> Result<Snapshot, SourceError> {
         match self {
-            Self::Manifests { dir, .. } => dir.load_touched(),
+            Self::Manifests { dir, tally, .. } => Ok(counted(dir.load_touched()?, tally)),
             Self::Kubernetes(kubernetes) => Ok(kubernetes.load()?),
         }
     }
@@ -120,6 +129,22 @@ impl Source {
     pub async fn complete(&mut self) {
         if let Self::Kubernetes(kubernetes) = self {
             kubernetes.complete().await;
+        }
+    }
+
+    /// What it has seen so far.
+    pub fn tally(&self) -> Arc<Tally> {
+        match self {
+            Self::Manifests { tally, .. } => Arc::clone(tally),
+            Self::Kubernetes(kubernetes) => kubernetes.tally(),
+        }
+    }
+
+    /// What its requests are counted in, if it makes any.
+    pub fn requests(&self) -> Option<RestMetrics> {
+        match self {
+            Self::Manifests { .. } => None,
+            Self::Kubernetes(kubernetes) => Some(kubernetes.requests()),
         }
     }
 
@@ -138,6 +163,16 @@ impl Source {
             Self::Kubernetes(kubernetes) => kubernetes.condition(),
         }
     }
+}
+
+/// Counts what a directory was found to have changed.
+fn counted(mut snapshot: Snapshot, tally: &Tally) -> Snapshot {
+    if snapshot.changed {
+        tally.add(&snapshot.changes);
+        tally.queued();
+    }
+    snapshot.seen = tally.seen();
+    snapshot
 }
 
 /// Why a source has no objects to hand over. Problems of single files and

@@ -5,9 +5,11 @@
 
 mod listen;
 mod ports;
+mod probes;
 mod proxy;
 
 pub(super) use ports::HealthPorts;
+pub(super) use probes::ProbeMetrics;
 pub(super) use proxy::ProxyHealth;
 
 use super::AgentError;
@@ -24,7 +26,8 @@ use std::time::{Instant, SystemTime};
 use tokio::net::TcpListener;
 
 /// Where the agent's own health is told if nobody says otherwise; kube-proxy's.
-const HEALTHZ: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10_256);
+pub(super) const HEALTHZ: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 10_256);
 
 /// Connections at the same time: far more than there are load balancers, and few
 /// beside the usual limit of 1024 file descriptors.
@@ -65,11 +68,11 @@ impl Healthz {
     }
 
     /// Answers for ever.
-    pub(super) fn serve(self, proxy: &Arc<ProxyHealth>) {
+    pub(super) fn serve(self, proxy: &Arc<ProxyHealth>, probes: &ProbeMetrics) {
         let connections = Connections::new(MOST);
         for listener in self.listeners {
-            let proxy = Arc::clone(proxy);
-            let answer = move |path: String| ready(page(&proxy, &path));
+            let (proxy, probes) = (Arc::clone(proxy), probes.clone());
+            let answer = move |path: String| ready(page(&proxy, &probes, &path));
             tokio::spawn(serve(listener, Arc::clone(&connections), PATIENCE, answer));
         }
     }
@@ -84,17 +87,25 @@ fn listeners(address: SocketAddr) -> io::Result<Vec<TcpListener>> {
     }
 }
 
-fn page(proxy: &ProxyHealth, path: &str) -> Response<String> {
-    let (status, body) = match path {
-        "/healthz" => proxy.healthz(Instant::now(), SystemTime::now()),
-        "/livez" => proxy.livez(Instant::now(), SystemTime::now()),
+fn page(proxy: &ProxyHealth, probes: &ProbeMetrics, path: &str) -> Response<String> {
+    let (healthy, body) = match path {
+        "/healthz" => {
+            let (healthy, body) = proxy.healthz(Instant::now(), SystemTime::now());
+            probes.healthz(healthy);
+            (healthy, body)
+        }
+        "/livez" => {
+            let (healthy, body) = proxy.livez(Instant::now(), SystemTime::now());
+            probes.livez(healthy);
+            (healthy, body)
+        }
         _ => {
             let mut response = Response::new("404 page not found\n".to_owned());
             *response.status_mut() = StatusCode::NOT_FOUND;
             return response;
         }
     };
-    json(status, body)
+    json(healthy, body)
 }
 
 /// A JSON answer as kube-proxy gives it.

@@ -113,7 +113,7 @@ impl ProxyHealth {
     }
 
     /// Whether nothing has been waiting for too long.
-    pub(super) fn keeps_up(&self, now: Instant) -> bool {
+    pub(in crate::agent) fn keeps_up(&self, now: Instant) -> bool {
         self.read(|state| state.keeps_up(now))
     }
 

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::{Request, Response};
 use hyper_util::rt::TokioExecutor;
@@ -16,14 +16,17 @@ use tower_http::decompression::DecompressionLayer;
 
 use super::addresses::ApiAddresses;
 use super::connect::Connector;
+use super::rest::{Request as Counted, RestMetrics};
 
 /// How long an API server may take until an answer begins.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A client that calls `heard` with the path of each request that succeeds.
+/// A client that calls `heard` with the path of each request that succeeds, and
+/// counts all of them.
 pub(super) fn client(
     config: &Config,
     addresses: Arc<ApiAddresses>,
+    metrics: &RestMetrics,
     heard: impl Fn(&str) + Clone + Send + Sync + 'static,
 ) -> Result<Client, kube::Error> {
     let connector = config.rustls_https_connector_with_connector(Connector::new(addresses))?;
@@ -33,7 +36,7 @@ pub(super) fn client(
         .layer(DecompressionLayer::new().gzip(!config.disable_compression))
         .option_layer(config.auth_layer()?)
         .layer(config.extra_headers_layer()?)
-        .layer_fn(|inner| Attentive { inner, heard: heard.clone() })
+        .layer_fn(|inner| Attentive { inner, metrics: metrics.clone(), heard: heard.clone() })
         .map_err(BoxError::from)
         .service(http);
     Ok(Client::new(service, config.default_namespace.clone()))
@@ -43,6 +46,7 @@ pub(super) fn client(
 #[derive(Clone)]
 struct Attentive<S, F> {
     inner: S,
+    metrics: RestMetrics,
     heard: F,
 }
 
@@ -63,12 +67,19 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let path = request.uri().path().to_owned();
+        let counted = Counted::new(request.method(), request.uri());
+        let begin = Instant::now();
         let answer = self.inner.call(request);
-        let heard = self.heard.clone();
+        let (heard, metrics) = (self.heard.clone(), self.metrics.clone());
         Box::pin(async move {
+            let answer = tokio::time::timeout(PATIENCE, answer).await;
+            let status = match &answer {
+                Ok(Ok(response)) => Some(response.status().as_u16()),
+                Ok(Err(_)) | Err(_) => None,
+            };
+            counted.ended(&metrics, status, begin.elapsed());
             let late = |_elapsed| format!("no answer within {PATIENCE:?}");
-            let answer = tokio::time::timeout(PATIENCE, answer).await.map_err(late)?;
-            let response = answer.map_err(Into::into)?;
+            let response = answer.map_err(late)?.map_err(Into::into)?;
             if response.status().is_success() {
                 heard(&path);
             }

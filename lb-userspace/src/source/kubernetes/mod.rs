@@ -9,6 +9,7 @@ mod config;
 mod connect;
 mod contact;
 mod pace;
+mod rest;
 mod slim;
 mod store;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 mod watch;
 
 pub use self::config::{api_server, state_file};
+pub use self::rest::RestMetrics;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,7 +33,7 @@ use self::contact::Contact;
 use self::pace::Pace;
 use self::store::{News, Store};
 use self::watch::{Selection, Shared, follow};
-use super::{Condition, Snapshot};
+use super::{Condition, Snapshot, Tally};
 use crate::model::{Changed, EndpointSlice, Node, Service, ServiceCidr};
 
 /// How the API is asked.
@@ -82,6 +84,8 @@ pub struct Kubernetes {
     contact: Arc<Contact>,
     addresses: Arc<ApiAddresses>,
     changes: mpsc::Receiver<()>,
+    tally: Arc<Tally>,
+    requests: RestMetrics,
     /// What follows; it ends with this value.
     _tasks: JoinSet<()>,
 }
@@ -102,14 +106,17 @@ impl Kubernetes {
                 }
             }
         };
-        let client = client::client(&config, Arc::clone(&addresses), heard).map_err(|source| {
-            KubernetesError::Client { url: url.clone(), source: Box::new(source) }
-        })?;
-        let store = Arc::new(Mutex::new(Store::new()));
+        let requests = RestMetrics::default();
+        let client = client::client(&config, Arc::clone(&addresses), &requests, heard).map_err(
+            |source| KubernetesError::Client { url: url.clone(), source: Box::new(source) },
+        )?;
+        let tally = Arc::new(Tally::default());
+        let store = Arc::new(Mutex::new(Store::new(&tally)));
         let shared = Shared {
             store: Arc::clone(&store),
             contact: Arc::clone(&contact),
             pace: Arc::clone(&pace),
+            tally: Arc::clone(&tally),
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(follow::<Service>(client.clone(), SERVICES, shared.clone()));
@@ -122,7 +129,7 @@ impl Kubernetes {
         });
         let (sender, changes) = mpsc::channel(1);
         tasks.spawn(async move { pace.run(sender).await });
-        Ok(Self { url, store, contact, addresses, changes, _tasks: tasks })
+        Ok(Self { url, store, contact, addresses, changes, tally, requests, _tasks: tasks })
     }
 
     /// Waits until there may be something new.
@@ -159,6 +166,16 @@ impl Kubernetes {
             self.addresses.learn(&snapshot.objects);
         }
         Ok(snapshot)
+    }
+
+    /// What it has seen so far.
+    pub fn tally(&self) -> Arc<Tally> {
+        Arc::clone(&self.tally)
+    }
+
+    /// What requests are counted in.
+    pub fn requests(&self) -> RestMetrics {
+        self.requests.clone()
     }
 
     /// How it is.

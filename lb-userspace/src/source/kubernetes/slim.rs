@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use k8s_openapi::api::core::v1::{Node as ApiNode, Service as ApiService};
 use k8s_openapi::api::discovery::v1::EndpointSlice as ApiSlice;
 use k8s_openapi::api::networking::v1::ServiceCIDR as ApiCidr;
+use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 use kube::api::ObjectMeta;
 use kube::core::DynamicResourceScope;
@@ -22,6 +24,10 @@ use super::store::{KindStore, Store};
 use crate::model::{
     EndpointSlice, Finding, Findings, Kind, Node, ObjectName, Service, ServiceCidr,
 };
+
+/// When the Service or Pod changed for which a slice was changed, as RFC 3339
+/// (`EndpointsLastChangeTriggerTime` of k8s.io/api/core/v1).
+const TRIGGER_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// An object of the model that the API has.
 pub(super) trait Kept: Clone + fmt::Debug + PartialEq + Send + Sync + 'static {
@@ -118,6 +124,8 @@ pub(super) struct Slim<M> {
     pub(super) object: Option<Arc<M>>,
     /// What is wrong with it.
     pub(super) findings: Vec<Finding>,
+    /// When what changed it happened, if that is noted.
+    pub(super) trigger: Option<SystemTime>,
 }
 
 impl<M> Slim<M> {
@@ -182,6 +190,14 @@ struct Metadata {
     annotations: Option<BTreeMap<String, String>>,
 }
 
+impl Metadata {
+    /// What a controller noted of the time of a change; what is no time notes none.
+    fn trigger(&self) -> Option<SystemTime> {
+        let at: Timestamp = self.annotations.as_ref()?.get(TRIGGER_ANNOTATION)?.parse().ok()?;
+        Some(at.into())
+    }
+}
+
 impl<'de, M: Kept> Deserialize<'de> for Slim<M> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(ObjectVisitor(PhantomData))
@@ -216,11 +232,12 @@ impl<'de, M: Kept> Visitor<'de> for ObjectVisitor<M> {
             resource_version: metadata.resource_version.clone(),
             ..ObjectMeta::default()
         };
+        let trigger = metadata.trigger();
         rest.insert(
             "metadata".to_owned(),
             serde_json::to_value(metadata).map_err(A::Error::custom)?,
         );
-        let mut slim = Slim { meta, object: None, findings: Vec::new() };
+        let mut slim = Slim { meta, object: None, findings: Vec::new(), trigger };
         let mut findings = Findings::default();
         // One that can't be read must not take the others of its list along.
         match serde_path_to_error::deserialize(Value::Object(rest)) {

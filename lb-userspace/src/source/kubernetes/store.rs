@@ -4,14 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use super::slim::{Kept, Slim};
 use crate::desired::{Problem, Severity};
 use crate::model::{
-    Changed, Changes, EndpointSlice, Finding, Node, ObjectName, Objects, Service, ServiceCidr,
-    Sourced, is_same,
+    Changed, Changes, EndpointSlice, Finding, Kind, Node, ObjectName, Objects, Service,
+    ServiceCidr, Sourced, is_same,
 };
-use crate::source::{Lost, Snapshot};
+use crate::source::{Lost, Snapshot, Tally, Trigger};
 
 /// What stands for a file where people are told of objects.
 const FILE: &str = "kubernetes";
@@ -41,20 +43,26 @@ pub(super) struct Store {
     /// What was handed over.
     objects: Arc<Objects>,
     file: Arc<str>,
+    tally: Arc<Tally>,
     /// Whether anything was handed over.
     told: bool,
 }
 
 impl Store {
     /// Knows nothing.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(tally: &Arc<Tally>) -> Self {
+        let counted = |count: &Arc<AtomicU64>| Arc::clone(count);
         Self {
-            services: KindStore::default(),
-            endpoint_slices: KindStore::default(),
+            services: KindStore { seen: counted(&tally.services), ..KindStore::default() },
+            endpoint_slices: KindStore {
+                seen: counted(&tally.endpoint_slices),
+                ..KindStore::default()
+            },
             nodes: KindStore::default(),
             service_cidrs: KindStore::default(),
             objects: Arc::default(),
             file: FILE.into(),
+            tally: Arc::clone(tally),
             told: false,
         }
     }
@@ -75,7 +83,13 @@ impl Store {
 
     /// Hands over everything, with what is different from last time.
     pub(super) fn take(&mut self) -> Snapshot {
-        let Self { services, endpoint_slices, nodes, service_cidrs, objects, file, told } = self;
+        let Self { services, endpoint_slices, nodes, service_cidrs, objects, file, .. } = self;
+        let seen = self.tally.seen();
+        let triggers = endpoint_slices.triggers.drain(..).filter_map(|(_, slice, at)| {
+            let family = slice.family?;
+            Some(Trigger { family, at })
+        });
+        let triggers = triggers.collect();
         let objects = Arc::make_mut(objects);
         let changes = Changes {
             services: services.hand_over(&mut objects.services, file),
@@ -101,10 +115,10 @@ impl Store {
             &mut service_cidrs.judged,
         ];
         let judged = judged.map(std::mem::take).contains(&true);
-        let first = !std::mem::replace(told, true);
+        let first = !std::mem::replace(&mut self.told, true);
         let differs = first || judged || changes != Changes::default();
         let objects = Arc::clone(&self.objects);
-        Snapshot { objects, changes, problems, lost, changed: differs }
+        Snapshot { objects, changes, problems, lost, seen, triggers, changed: differs }
     }
 }
 
@@ -125,6 +139,12 @@ pub(super) struct KindStore<M> {
     /// Whether findings have changed since they were handed over.
     judged: bool,
     gone: Gone,
+    /// How many changes there were.
+    seen: Arc<AtomicU64>,
+    /// When what changed objects happened, since they were handed over.
+    triggers: Vec<(ObjectName, Arc<M>, SystemTime)>,
+    /// What happened before was not this agent's to bring in force.
+    started: SystemTime,
 }
 
 #[derive(Clone, Debug)]
@@ -134,6 +154,8 @@ struct Known<M> {
     object: Option<Arc<M>>,
     /// What is wrong with its last state.
     findings: Vec<Finding>,
+    /// When what changed it last happened.
+    trigger: Option<SystemTime>,
 }
 
 impl<M> Default for KindStore<M> {
@@ -147,6 +169,9 @@ impl<M> Default for KindStore<M> {
             faulty: BTreeSet::new(),
             judged: false,
             gone: Gone::default(),
+            seen: Arc::default(),
+            triggers: Vec::new(),
+            started: SystemTime::now(),
         }
     }
 }
@@ -173,9 +198,13 @@ impl<M: Kept> KindStore<M> {
             let other = self.known.get(name).and_then(|known| known.object.as_ref());
             other.map(Arc::as_ptr) == known.object.as_ref().map(Arc::as_ptr)
         };
-        self.touched
-            .extend(old.iter().filter(|(name, one)| !same(name, one)).map(|(n, _)| n.clone()));
-        self.touched.extend(self.known.keys().filter(|name| !old.contains_key(name)).cloned());
+        let changed = old.iter().filter(|(name, one)| !same(name, one)).map(|(name, _)| name);
+        let new = self.known.keys().filter(|name| !old.contains_key(name));
+        let differ: Vec<ObjectName> = changed.chain(new).cloned().collect();
+        for name in &differ {
+            self.count(name);
+        }
+        self.touched.extend(differ);
         let faulty = self.known.iter().filter(|(_, known)| !known.findings.is_empty());
         let faulty: BTreeSet<ObjectName> = faulty.map(|(name, _)| name.clone()).collect();
         self.judged |= !faulty.is_empty() || !self.faulty.is_empty();
@@ -220,6 +249,9 @@ impl<M: Kept> KindStore<M> {
             self.faulty.insert(name.clone());
         }
         self.known.insert(name.clone(), new);
+        if news != News::None {
+            self.count(&name);
+        }
         self.touched.insert(name);
         if judged && news == News::None { News::Complete } else { news }
     }
@@ -235,11 +267,26 @@ impl<M: Kept> KindStore<M> {
             return News::None;
         }
         let half = known.object.as_deref().is_some_and(|old| M::takes_away(old, None));
+        // What is noted on it is the time of an earlier change.
+        self.triggers.retain(|(object, ..)| *object != name);
         self.known.remove(&name);
+        self.count(&name);
         self.judged |= self.faulty.remove(&name);
         self.touched.insert(name.clone());
         self.gone.remember(name, version);
         if half { News::Half } else { News::Complete }
+    }
+
+    /// An object changed.
+    fn count(&mut self, name: &ObjectName) {
+        self.seen.fetch_add(1, Ordering::Relaxed);
+        let Some(Known { object: Some(object), trigger: Some(at), .. }) = self.known.get(name)
+        else {
+            return;
+        };
+        if M::KIND == Kind::EndpointSlice && *at > self.started {
+            self.triggers.push((name.clone(), Arc::clone(object), *at));
+        }
     }
 
     /// Brings what was handed over up to date.
@@ -288,14 +335,14 @@ impl<M: Kept> Known<M> {
     /// nothing differs, and its last good state if it is refused.
     fn new(slim: Slim<M>, old: Option<&Self>) -> Self {
         let version = slim.version();
-        let Slim { object, findings, .. } = slim;
+        let Slim { object, findings, trigger, .. } = slim;
         let last = old.and_then(|old| old.object.as_ref());
         let object = match (object, last) {
             (Some(new), Some(last)) if new == *last => Some(Arc::clone(last)),
             (Some(new), _) => Some(new),
             (None, last) => last.cloned(),
         };
-        Self { version, object, findings }
+        Self { version, object, findings, trigger }
     }
 }
 

@@ -1,11 +1,15 @@
 //! The store, with events in every order in which they may come.
 
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::slim::{Kept, Slim};
 use super::store::{News, Store};
 use crate::model::{EndpointSlice, Node, Service, ServiceCidr};
-use crate::source::Snapshot;
+use crate::source::{Seen, Snapshot, Tally};
 
 fn slim<M: Kept>(object: Value) -> Slim<M> {
     serde_json::from_value(object).unwrap()
@@ -30,7 +34,7 @@ fn slice(name: &str, version: u64, addresses: &[&str]) -> Slim<EndpointSlice> {
 
 /// A store with complete lists of all kinds.
 fn store(services: Vec<Slim<Service>>) -> Store {
-    let mut store = Store::new();
+    let mut store = Store::new(&Arc::default());
     list(&mut store, services);
     store.endpoint_slices.end();
     store.nodes.end();
@@ -58,7 +62,7 @@ fn ports(store: &mut Store) -> (Vec<String>, usize) {
 
 #[test]
 fn nothing_is_complete_before_all_lists_are() {
-    let mut store = Store::new();
+    let mut store = Store::new(&Arc::default());
     assert_eq!(store.missing().len(), 4);
     list::<Service>(&mut store, vec![service("a", 1, 80)]);
     list::<EndpointSlice>(&mut store, vec![]);
@@ -147,4 +151,48 @@ fn an_endpoint_that_leaves_a_slice_may_come_in_another() {
     assert_eq!(slices.apply(slice("one", 3, &["10.0.0.1"])), News::Half);
     assert_eq!(slices.apply(slice("two", 4, &["10.0.0.2", "10.0.0.3"])), News::Complete);
     assert_eq!(slices.remove(&slice("one", 5, &[])), News::Half);
+}
+
+/// A slice with one endpoint, changed for what happened so many seconds from now.
+fn triggered(name: &str, version: u64, address: &str, seconds: i64) -> Slim<EndpointSlice> {
+    let now = SystemTime::now();
+    let offset = Duration::from_secs(seconds.unsigned_abs());
+    let at = if seconds < 0 { now - offset } else { now + offset };
+    let at = Timestamp::try_from(at).unwrap().to_string();
+    slim(json!({
+        "metadata": { "name": name, "namespace": "shop", "resourceVersion": version.to_string(),
+            "annotations": { "endpoints.kubernetes.io/last-change-trigger-time": at } },
+        "addressType": "IPv4", "endpoints": [{ "addresses": [address] }],
+    }))
+}
+
+#[test]
+fn changes_are_counted_as_they_come_and_only_what_happened_since_the_start_is_timed() {
+    let tally = Arc::new(Tally::default());
+    let mut store = Store::new(&tally);
+    list(&mut store, vec![service("a", 1, 80), service("b", 2, 80)]);
+    list(
+        &mut store,
+        vec![triggered("old", 3, "10.0.0.1", -60), triggered("new", 4, "10.0.0.2", 5)],
+    );
+    let first = store.take();
+    assert_eq!(first.seen, Seen { services: 2, endpoint_slices: 2 });
+    assert_eq!(first.triggers.len(), 1, "{:?}", first.triggers);
+    // One that changes twice before anybody looks is two changes.
+    let slices = &mut store.endpoint_slices;
+    slices.apply(triggered("old", 5, "10.0.0.3", 6));
+    slices.apply(triggered("old", 6, "10.0.0.4", 7));
+    // The same once more, and one that goes, with what was noted of it.
+    slices.apply(triggered("old", 7, "10.0.0.4", 8));
+    slices.apply(triggered("new", 8, "10.0.0.5", 9));
+    slices.apply(triggered("new", 9, "10.0.0.6", 10));
+    slices.remove(&triggered("new", 10, "10.0.0.6", 10));
+    assert_eq!(tally.seen(), Seen { services: 2, endpoint_slices: 7 });
+    let second = store.take();
+    assert_eq!(second.seen, tally.seen());
+    assert_eq!(second.triggers.len(), 2, "{:?}", second.triggers);
+    assert!(store.take().triggers.is_empty());
+    // A list in which nothing is new changes nothing.
+    list(&mut store, vec![service("a", 1, 80), service("b", 2, 80)]);
+    assert_eq!(tally.seen(), Seen { services: 2, endpoint_slices: 7 });
 }

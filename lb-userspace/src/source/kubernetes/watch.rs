@@ -15,6 +15,7 @@ use super::contact::Contact;
 use super::pace::Pace;
 use super::slim::{Kept, Slim};
 use super::store::{News, Store};
+use crate::source::Tally;
 
 /// How soon something that failed is tried again, at first and at last. An API
 /// server that comes back should not wait for its nodes, nor drown in them.
@@ -36,6 +37,7 @@ pub(super) struct Shared {
     pub(super) store: Arc<Mutex<Store>>,
     pub(super) contact: Arc<Contact>,
     pub(super) pace: Arc<Pace>,
+    pub(super) tally: Arc<Tally>,
 }
 
 /// Which objects of a kind are wanted; the API server leaves out all others.
@@ -100,6 +102,9 @@ impl Shared {
             Event::Delete(object) => kind.remove(&object),
         };
         drop(store);
+        if news != News::None {
+            self.tally.queued();
+        }
         self.pace.tell(news);
     }
 

@@ -191,6 +191,7 @@ impl ManifestDir {
             problems: self.problems(),
             lost,
             changed: differs,
+            ..Snapshot::default()
         }
     }
 

@@ -1,8 +1,6 @@
-//! The metrics, read from the kernel at each scrape.
+//! Metrics that are read from the kernel, and from the status, at each scrape.
 
-use super::aging::AgingMetrics;
-use super::repairs::RepairMetrics;
-use super::status::{SharedStatus, unix_now};
+use crate::agent::status::{SharedStatus, unix_now};
 use crate::dataplane::maps::{MapFill, Maps, MapsError, Pressure, fill};
 use crate::flows::{FlowCount, census};
 use crate::view::{Counters, ServiceView, Verdicts, services, verdicts};
@@ -11,62 +9,17 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, EncodeMet
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
-use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 type Labels = Vec<(&'static str, String)>;
 
-/// The metrics and what the agent's loop adds to them.
-#[derive(Debug)]
-pub(super) struct Metrics {
-    registry: Registry,
-}
-
-impl Metrics {
-    /// Metrics of what is pinned in `pin_dir`.
-    pub(super) fn new(
-        pin_dir: &Path,
-        status: Arc<SharedStatus>,
-        sync_duration: Histogram,
-        (aging, repairs): (&AgingMetrics, &RepairMetrics),
-    ) -> Self {
-        let mut registry = Registry::default();
-        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("lb_build", "The running version", version);
-        registry.register(
-            "lb_sync_duration_seconds",
-            "How long it took to bring the kernel up to date",
-            sync_duration,
-        );
-        aging.register(&mut registry);
-        repairs.register(&mut registry);
-        let kernel = Kernel { pin_dir: pin_dir.to_path_buf(), status };
-        registry.register_collector(Box::new(kernel));
-        Self { registry }
-    }
-
-    /// The exposition. Takes as long as the flow tables are full.
-    pub(super) fn encode(&self) -> Result<String, fmt::Error> {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
-        Ok(text)
-    }
-}
-
-/// Durations from 1 ms to 16 s, as kube-proxy has them.
-pub(super) fn sync_duration() -> Histogram {
-    Histogram::new(exponential_buckets(0.001, 2.0, 15))
-}
-
 /// Reads the maps at each scrape.
-struct Kernel {
-    pin_dir: PathBuf,
-    status: Arc<SharedStatus>,
+pub(super) struct Kernel {
+    pub(super) pin_dir: PathBuf,
+    pub(super) status: Arc<SharedStatus>,
 }
 
 impl fmt::Debug for Kernel {
