@@ -2,6 +2,7 @@
 //! line with both. It holds no state that matters: the kernel does.
 
 mod aging;
+mod birth;
 mod configz;
 mod facts;
 mod files;
@@ -172,8 +173,9 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     let mut signals = Signals::new().map_err(AgentError::Signal)?;
     // Nothing else is touched before what can be read is read.
     let mut start = Start::open(&config).await?;
+    let events = start.source.events();
     let status = Arc::new(SharedStatus::default());
-    let mut report = Report::new(Arc::clone(&status));
+    let mut report = Report::new(Arc::clone(&status), events.clone());
     let (mut options, warning) = hook_options(&config);
     options.sizes = room::sizes(&start.demand(), &options.sizes);
     room::keep_flows(&PinDir::new(&options.pin_dir), &mut options.sizes, config.flows_given);
@@ -185,6 +187,7 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
     };
     let rest = start.source.requests();
     let sync = SyncMetrics::new(start.source.tally());
+    birth::cry(&events, &config, place.healthz.is_some(), place.listener.is_some());
     let Place { hooks, socket, listener, healthz } = place;
     let health = Arc::new(ProxyHealth::default());
     let repairs = RepairMetrics::new();

@@ -1,16 +1,18 @@
-//! Turns what happens into log lines, each once, and into the status.
+//! Turns what happens into log lines and events, each once, and into the status.
 
 use super::status::{
     AgentInfo, HookInfo, ProblemInfo, SharedStatus, SocketInfo, SourceInfo, SyncInfo,
 };
 use crate::desired::{Problem, ServicePortKey};
 use crate::reconcile::{ApplyReport, Refusal};
-use std::collections::BTreeSet;
+use crate::source::{Event, Events};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Keeps the status up to date and logs what is new in it.
 pub(super) struct Report {
     status: Arc<SharedStatus>,
+    events: Events,
     /// What has been logged and still holds.
     known: BTreeSet<String>,
     problems: Vec<ProblemInfo>,
@@ -19,6 +21,11 @@ pub(super) struct Report {
     warnings: Warnings,
     errors: Errors,
 }
+
+/// Reason and action of an event: an object is not in force as it is.
+const REFUSED: (&str, &str) = ("Refused", "Program");
+/// A port for load balancers can't be listened on; kube-proxy's words.
+const UNHEARD: (&str, &str) = ("FailedToStartServiceHealthcheck", "Listen");
 
 /// What may not be as intended, by where it comes from.
 #[derive(Default)]
@@ -44,9 +51,10 @@ struct Errors {
 
 impl Report {
     /// Nothing to report yet.
-    pub(super) fn new(status: Arc<SharedStatus>) -> Self {
+    pub(super) fn new(status: Arc<SharedStatus>, events: Events) -> Self {
         Self {
             status,
+            events,
             known: BTreeSet::new(),
             problems: Vec::new(),
             unheard: Vec::new(),
@@ -227,11 +235,24 @@ impl Report {
         }
         let problems: Vec<ProblemInfo> =
             self.problems.iter().chain(&self.unheard).cloned().collect();
-        for problem in &problems {
+        let mut notes: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        for (index, problem) in problems.iter().enumerate() {
             if now.insert(problem.text.clone()) && !self.known.contains(&problem.text) {
                 let what = if problem.is_error() { "refused" } else { "in force with a warning" };
                 tracing::warn!("{what}: {}", problem.text);
+                let reason = match index < self.problems.len() {
+                    true if problem.is_error() => REFUSED,
+                    true => continue,
+                    false => UNHEARD,
+                };
+                if let Some(about) = problem.about() {
+                    notes.entry((about, reason)).or_default().push(problem.note());
+                }
             }
+        }
+        for ((about, (reason, action)), notes) in notes {
+            let (about, note) = (Some(about), notes.join("; "));
+            self.events.tell(Event { about, warning: true, reason, action, note });
         }
         for over in self.known.difference(&now) {
             tracing::info!("no longer: {over}");

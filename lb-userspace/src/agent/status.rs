@@ -3,6 +3,7 @@
 
 use crate::dataplane::{HookStatus, SocketStatus};
 use crate::desired::{Problem, Severity};
+use crate::model::{Kind, ObjectName};
 use crate::source::Condition;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -187,6 +188,24 @@ impl ProblemInfo {
         self.severity == Severity::Error.to_string()
     }
 
+    /// Which object it is, if it can be told.
+    pub(super) fn about(&self) -> Option<(Kind, ObjectName)> {
+        let (kind, rest) = self.object.as_deref()?.split_once(' ')?;
+        let kind = Kind::ALL.into_iter().find(|one| one.name() == kind)?;
+        // Of a Service port, the Service.
+        let name = rest.split([' ', ':']).next()?;
+        let (namespace, name) = name.split_once('/').unwrap_or(("", name));
+        Some((kind, ObjectName { namespace: namespace.to_owned(), name: name.to_owned() }))
+    }
+
+    /// What is wrong, for who looks at the object.
+    pub(super) fn note(&self) -> String {
+        match &self.field {
+            Some(field) => format!("{field}: {}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
     /// A Service port that did not fit.
     pub fn refused(service: &str, reason: &str) -> Self {
         let object = format!("Service {service}");
@@ -228,4 +247,23 @@ impl SharedStatus {
 /// Now, in seconds since 1970.
 pub(crate) fn unix_now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_knows_its_object() {
+        let about = |object: &str| {
+            let problem =
+                ProblemInfo { object: Some(object.to_owned()), ..ProblemInfo::refused("", "") };
+            problem.about().map(|(kind, name)| format!("{} {name}", kind.name()))
+        };
+        assert_eq!(about("Service shop/web").as_deref(), Some("Service shop/web"));
+        assert_eq!(about("Service shop/web:http (TCP)").as_deref(), Some("Service shop/web"));
+        assert_eq!(about("Service shop/web (UDP)").as_deref(), Some("Service shop/web"));
+        assert_eq!(about("ServiceCIDR kubernetes").as_deref(), Some("ServiceCIDR kubernetes"));
+        assert_eq!(about("Secret shop/web"), None);
+    }
 }

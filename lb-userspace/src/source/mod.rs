@@ -2,11 +2,13 @@
 //! checked objects, with what is wrong with the others; it never hands over an
 //! empty set because it could not read.
 
+mod events;
 pub mod kubernetes;
 mod lost;
 pub mod manifests;
 mod tally;
 
+pub use self::events::{Event, Events};
 pub use self::lost::Lost;
 pub use self::tally::{Seen, Tally, Trigger};
 
@@ -137,6 +139,14 @@ impl Source {
         match self {
             Self::Manifests { tally, .. } => Arc::clone(tally),
             Self::Kubernetes(kubernetes) => kubernetes.tally(),
+        }
+    }
+
+    /// Where events about its objects go; nowhere, if they are files.
+    pub fn events(&self) -> Events {
+        match self {
+            Self::Manifests { .. } => Events::default(),
+            Self::Kubernetes(kubernetes) => kubernetes.events(),
         }
     }
 

@@ -193,6 +193,11 @@ impl ApiServer {
         self.state().requests.clone()
     }
 
+    /// What clients have told of objects: the events that they wrote.
+    pub fn events(&self) -> Vec<Value> {
+        self.state().objects("events")
+    }
+
     /// How many watches of a kind are served.
     pub fn watches(&self, kind: &str) -> usize {
         self.state().watches(kind)

@@ -8,12 +8,13 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 
 /// Kinds by the last part of their URL, with what objects call themselves.
-const KINDS: [(&str, &str, &str); 5] = [
+const KINDS: [(&str, &str, &str); 6] = [
     ("services", "Service", "v1"),
     ("endpointslices", "EndpointSlice", "discovery.k8s.io/v1"),
     ("nodes", "Node", "v1"),
     ("servicecidrs", "ServiceCIDR", "networking.k8s.io/v1"),
     ("pods", "Pod", "v1"),
+    ("events", "Event", "events.k8s.io/v1"),
 ];
 
 /// Everything.
@@ -126,9 +127,11 @@ impl State {
             items.iter().map(|item| (plural(item), name(item))).collect();
         let mut gone = Vec::new();
         for (plural, kind) in &self.kinds {
+            // Clients write events, whoever publishes the rest.
             let names = kind
                 .objects
                 .keys()
+                .filter(|_| *plural != "events")
                 .filter(|name| !keys.contains(&(Some(*plural), (*name).clone())));
             gone.extend(names.map(|name| (*plural, name.clone())));
         }
@@ -322,6 +325,13 @@ impl State {
             KINDS.into_iter().find(|(one, ..)| *one == plural).unwrap_or(KINDS[0]);
         json!({ "kind": format!("{name}List"), "apiVersion": api_version, "metadata": metadata,
                 "items": items })
+    }
+
+    /// All objects of a kind.
+    pub(super) fn objects(&self, plural: &str) -> Vec<Value> {
+        self.kinds
+            .get(plural)
+            .map_or_else(Vec::new, |kind| kind.objects.values().cloned().collect())
     }
 
     /// Where a watch from a version begins; none if that is too long ago.

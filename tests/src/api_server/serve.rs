@@ -1,6 +1,6 @@
 //! HTTP/1.1 over TLS, a thread for each connection.
 
-use super::objects::{Selection, status};
+use super::objects::{Selection, State, status};
 use super::{ListFault, Shared, TOKEN};
 use crate::http::Message;
 use anyhow::{Context as _, Result, bail};
@@ -50,17 +50,30 @@ fn converse(stream: TcpStream, shared: &Shared) -> Result<()> {
 
 /// What was asked for, taken apart.
 struct Asked {
+    method: String,
     kind: String,
+    /// The object, where one is asked for.
+    name: Option<String>,
     query: Vec<(String, String)>,
 }
 
 impl Asked {
     fn of(request: &Message) -> Result<Self> {
-        let target = request.start.split(' ').nth(1).context("a request without a target")?;
+        let mut words = request.start.split(' ');
+        let method = words.next().unwrap_or_default().to_owned();
+        let target = words.next().context("a request without a target")?;
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let mut parts = path.rsplit('/');
+        let last = parts.next().unwrap_or_default().to_owned();
+        let (kind, name) = match parts.next() {
+            Some("events") => ("events".to_owned(), Some(last)),
+            _ => (last, None),
+        };
         Ok(Self {
-            kind: path.rsplit('/').next().unwrap_or_default().to_owned(),
+            method,
+            kind,
+            name,
             query: pairs.map(|(name, value)| (name.to_owned(), decoded(value))).collect(),
         })
     }
@@ -106,12 +119,34 @@ fn answer(request: &Message, stream: &mut Stream, shared: &Shared) -> Result<()>
         let message = "the server could not find the requested resource";
         return send(stream, 404, &status(404, "NotFound", message));
     }
+    if matches!(asked.method.as_str(), "POST" | "PATCH") {
+        let object = write(&asked, &request.body, &mut state);
+        drop(state);
+        return match object {
+            Some(object) => send(stream, if asked.method == "POST" { 201 } else { 200 }, &object),
+            None => send(stream, 400, &status(400, "BadRequest", "this is no event")),
+        };
+    }
     drop(state);
     if asked.get("watch") == "true" || asked.get("watch") == "1" {
         watch(&asked, stream, shared)
     } else {
         list(&asked, stream, shared)
     }
+}
+
+/// Takes an event that a client creates or, with the whole of it, changes.
+fn write(asked: &Asked, body: &[u8], state: &mut State) -> Option<Value> {
+    let mut object: Value = serde_json::from_slice(body).ok()?;
+    if asked.kind != "events" || object["regarding"]["kind"].is_null() {
+        return None;
+    }
+    object["kind"] = "Event".into();
+    object["apiVersion"] = "events.k8s.io/v1".into();
+    let name = asked.name.clone().or_else(|| Some(object["metadata"]["name"].as_str()?.to_owned()));
+    object["metadata"]["name"] = name?.into();
+    state.put(object.clone());
+    Some(object)
 }
 
 fn list(asked: &Asked, stream: &mut Stream, shared: &Shared) -> Result<()> {

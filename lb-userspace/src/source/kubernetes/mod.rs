@@ -1,13 +1,14 @@
 //! The Kubernetes API as a source of objects: Services, EndpointSlices, this
 //! machine's Node and the ServiceCIDRs, never Pods. Nothing is handed over until
 //! the lists of all of them were complete, and nothing that is known goes because
-//! the API can't be asked.
+//! the API can't be asked. Events about them are published.
 
 mod addresses;
 mod client;
 mod config;
 mod connect;
 mod contact;
+mod events;
 mod pace;
 mod rest;
 mod slim;
@@ -33,7 +34,7 @@ use self::contact::Contact;
 use self::pace::Pace;
 use self::store::{News, Store};
 use self::watch::{Selection, Shared, follow};
-use super::{Condition, Snapshot, Tally};
+use super::{Condition, Events, Snapshot, Tally};
 use crate::model::{Changed, EndpointSlice, Node, Service, ServiceCidr};
 
 /// How the API is asked.
@@ -85,6 +86,7 @@ pub struct Kubernetes {
     addresses: Arc<ApiAddresses>,
     changes: mpsc::Receiver<()>,
     tally: Arc<Tally>,
+    events: Events,
     requests: RestMetrics,
     /// What follows; it ends with this value.
     _tasks: JoinSet<()>,
@@ -119,6 +121,9 @@ impl Kubernetes {
             tally: Arc::clone(&tally),
         };
         let mut tasks = JoinSet::new();
+        let (events, told) = Events::new();
+        let node = options.node_name.clone();
+        tasks.spawn(events::publish(client.clone(), node, Arc::clone(&store), told));
         tasks.spawn(follow::<Service>(client.clone(), SERVICES, shared.clone()));
         tasks.spawn(follow::<EndpointSlice>(client.clone(), ENDPOINT_SLICES, shared.clone()));
         tasks.spawn(follow::<ServiceCidr>(client.clone(), SERVICE_CIDRS, shared.clone()));
@@ -129,7 +134,7 @@ impl Kubernetes {
         });
         let (sender, changes) = mpsc::channel(1);
         tasks.spawn(async move { pace.run(sender).await });
-        Ok(Self { url, store, contact, addresses, changes, tally, requests, _tasks: tasks })
+        Ok(Self { url, store, contact, addresses, changes, tally, events, requests, _tasks: tasks })
     }
 
     /// Waits until there may be something new.
@@ -171,6 +176,11 @@ impl Kubernetes {
     /// What it has seen so far.
     pub fn tally(&self) -> Arc<Tally> {
         Arc::clone(&self.tally)
+    }
+
+    /// Where events go.
+    pub fn events(&self) -> Events {
+        self.events.clone()
     }
 
     /// What requests are counted in.

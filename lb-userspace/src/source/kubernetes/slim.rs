@@ -118,7 +118,7 @@ impl Kept for ServiceCidr {
 /// What became of an object.
 #[derive(Clone, Debug)]
 pub(super) struct Slim<M> {
-    /// Its name and version; nothing else.
+    /// Its name, uid and version; nothing else.
     meta: ObjectMeta,
     /// What it is, unless it is refused.
     pub(super) object: Option<Arc<M>>,
@@ -141,6 +141,11 @@ impl<M> Slim<M> {
     /// Which version of it this is, by the API server's count of all changes.
     pub(super) fn version(&self) -> Option<u64> {
         self.meta.resource_version.as_ref()?.parse().ok()
+    }
+
+    /// What tells it from others that have its name before or after it.
+    pub(super) fn uid(&self) -> Option<&str> {
+        self.meta.uid.as_deref()
     }
 }
 
@@ -182,6 +187,8 @@ struct Metadata {
     name: String,
     namespace: Option<String>,
     resource_version: Option<String>,
+    #[serde(skip_serializing)]
+    uid: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     creation_timestamp: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -230,6 +237,7 @@ impl<'de, M: Kept> Visitor<'de> for ObjectVisitor<M> {
             name: Some(metadata.name.clone()),
             namespace: metadata.namespace.clone(),
             resource_version: metadata.resource_version.clone(),
+            uid: metadata.uid.take(),
             ..ObjectMeta::default()
         };
         let trigger = metadata.trigger();

@@ -81,6 +81,17 @@ impl Store {
         all.into_iter().flatten().collect()
     }
 
+    /// What tells an object from others of the same name, if it is known.
+    pub(super) fn uid(&self, kind: Kind, name: &ObjectName) -> Option<String> {
+        match kind {
+            Kind::Service => self.services.uid(name),
+            Kind::EndpointSlice => self.endpoint_slices.uid(name),
+            Kind::Node => self.nodes.uid(name),
+            Kind::ServiceCidr => self.service_cidrs.uid(name),
+            Kind::Pod => None,
+        }
+    }
+
     /// Hands over everything, with what is different from last time.
     pub(super) fn take(&mut self) -> Snapshot {
         let Self { services, endpoint_slices, nodes, service_cidrs, objects, file, .. } = self;
@@ -150,6 +161,7 @@ pub(super) struct KindStore<M> {
 #[derive(Clone, Debug)]
 struct Known<M> {
     version: Option<u64>,
+    uid: Option<Box<str>>,
     /// Its last good state.
     object: Option<Arc<M>>,
     /// What is wrong with its last state.
@@ -289,6 +301,11 @@ impl<M: Kept> KindStore<M> {
         }
     }
 
+    /// What tells an object from others of the same name.
+    fn uid(&self, name: &ObjectName) -> Option<String> {
+        self.known.get(name)?.uid.as_deref().map(str::to_owned)
+    }
+
     /// Brings what was handed over up to date.
     fn hand_over(
         &mut self,
@@ -334,7 +351,7 @@ impl<M: Kept> Known<M> {
     /// What an object becomes that was known as `old`: the same allocation if
     /// nothing differs, and its last good state if it is refused.
     fn new(slim: Slim<M>, old: Option<&Self>) -> Self {
-        let version = slim.version();
+        let (version, uid) = (slim.version(), slim.uid().map(Into::into));
         let Slim { object, findings, trigger, .. } = slim;
         let last = old.and_then(|old| old.object.as_ref());
         let object = match (object, last) {
@@ -342,7 +359,7 @@ impl<M: Kept> Known<M> {
             (Some(new), _) => Some(new),
             (None, last) => last.cloned(),
         };
-        Self { version, object, findings, trigger }
+        Self { version, uid, object, findings, trigger }
     }
 }
 
