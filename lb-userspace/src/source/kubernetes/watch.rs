@@ -24,6 +24,9 @@ const LATE: Duration = Duration::from_secs(10);
 /// Whoever had no failure for so long begins anew with the first.
 const GOOD: Duration = Duration::from_mins(1);
 
+/// How soon a kind is listed anew whose last version is too old to go on from.
+const EXPIRED: Duration = Duration::from_secs(1);
+
 /// How soon a kind is asked for again that the API does not have.
 const ABSENT: Duration = Duration::from_mins(2);
 
@@ -139,6 +142,11 @@ impl Shared {
             error,
             watcher::Error::WatchFailed(ClientError::ReadEvents(_) | ClientError::HyperError(_))
         );
+        if code == 410 && matches!(error, watcher::Error::WatchStartFailed(_)) {
+            // The watcher would ask for the same version for ever.
+            tracing::debug!("{} are listed anew: {error}", M::PLURAL);
+            return Then::BeginAnew(EXPIRED);
+        }
         if ended || code == 410 {
             tracing::debug!("{} are asked for anew: {error}", M::PLURAL);
             return Then::GoOn;
