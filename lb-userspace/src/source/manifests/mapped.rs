@@ -40,15 +40,13 @@ impl<'a> Mapped<'a> {
     }
 }
 
+/// Of XFS, as include/uapi/linux/magic.h has it; not every C library does.
+const XFS: statfs::FsType = statfs::FsType(0x5846_5342);
+
 /// Whether the file's system knows of everybody who writes to it: not one that
 /// other machines share, nor one that lies over another.
 fn is_local(file: &File) -> bool {
-    let local = [
-        statfs::BTRFS_SUPER_MAGIC,
-        statfs::EXT4_SUPER_MAGIC,
-        statfs::TMPFS_MAGIC,
-        statfs::XFS_SUPER_MAGIC,
-    ];
+    let local = [statfs::BTRFS_SUPER_MAGIC, statfs::EXT4_SUPER_MAGIC, statfs::TMPFS_MAGIC, XFS];
     statfs::fstatfs(file).is_ok_and(|system| local.contains(&system.filesystem_type()))
 }
 
