@@ -10,6 +10,10 @@ use std::path::{Component, Path};
 /// Where a BPF file system belongs.
 const MOUNT_POINT: &str = "/sys/fs/bpf";
 
+/// Inode number of the PID namespace that the machine's first process is in:
+/// `PROC_PID_INIT_INO` of the kernel's include/linux/proc_ns.h.
+const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
+
 /// Whether a path that exists is on a BPF file system.
 pub(super) fn is_on(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC)
@@ -40,6 +44,11 @@ pub(super) fn ensure(pin_dir: &Path) -> Result<(), DataplaneError> {
 
 /// Mounts at the usual place; pins there must be seen by later processes.
 fn mount_usual(refuse: &impl Fn(String) -> DataplaneError) -> Result<(), DataplaneError> {
+    if in_container() {
+        return Err(refuse(format!(
+            "nothing is mounted on {MOUNT_POINT} in this container, and pins in a file system mounted only here would vanish with it: mount one on the node (systemd does, else `mount -t bpf bpf {MOUNT_POINT}`), and give the container the node's {MOUNT_POINT}"
+        )));
+    }
     if in_private_mount_namespace() {
         return Err(refuse(format!(
             "nothing is mounted on {MOUNT_POINT} in this mount namespace, and pins in a file system mounted only here would vanish with this process (`ip netns exec` does that: use `nsenter --net=/run/netns/NAME` instead)"
@@ -50,6 +59,12 @@ fn mount_usual(refuse: &impl Fn(String) -> DataplaneError) -> Result<(), Datapla
     )?;
     tracing::info!("mounted a BPF file system on {MOUNT_POINT}");
     Ok(())
+}
+
+/// Whether this process has process ids of its own, as containers do: which mounts
+/// the machine's first process sees can't be told there.
+fn in_container() -> bool {
+    fs::metadata("/proc/self/ns/pid").is_ok_and(|file| file.ino() != FIRST_PID_NAMESPACE)
 }
 
 /// Whether this process sees other mounts than the first one does.
