@@ -21,6 +21,7 @@ mod server;
 mod socket;
 mod stale;
 mod status;
+mod supervisor;
 mod sysctl;
 mod takeover;
 mod verify;
@@ -226,11 +227,13 @@ pub async fn run(config: Config) -> Result<(), AgentError> {
         status.update(|status| status.agent.healthz = Some(address));
         healthz.serve(&health, &probes);
     }
+    supervisor::ready();
     let result = tokio::select! {
         biased;
         () = signals.end() => Ok(()),
         () = node.follow() => Err(AgentError::WatchLost),
     };
+    supervisor::stopping();
     tracing::info!(
         "ending; the Services stay in force: `lb cleanup --pin-dir {}` removes them",
         config.hooks.pin_dir.display()

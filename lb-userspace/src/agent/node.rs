@@ -9,7 +9,7 @@ use super::report::Report;
 use super::stale::StaleSockets;
 use super::status::{SyncInfo, unix_now};
 use super::verify::{Answer, sizes};
-use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, room, sysctl};
+use super::{AgentError, AgentInfo, Config, HookInfo, facts::facts, room, supervisor, sysctl};
 use crate::cli::BehaviourArgs;
 use crate::dataplane::{HookOptions, Hooks, SyncReport};
 use crate::desired::{Compiler, Demand, Problem, SlowStart, service_cidrs, spared_addresses};
@@ -471,6 +471,8 @@ impl Node {
 
     /// Puts right what somebody else removed or altered.
     fn put_right(&mut self) {
+        // This is done every few seconds, come what may.
+        supervisor::alive();
         let begin = Instant::now();
         let mut errors = Vec::new();
         let mut drift = Vec::new();

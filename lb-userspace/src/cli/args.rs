@@ -73,6 +73,11 @@ pub enum Command {
     /// puts right what it finds within seconds. With --manifests it is told without one, from the
     /// directory and the network as they are now: give the flags that the agent was given.
     Verify(Box<VerifyArgs>),
+    /// Print the completions of a shell: bash, zsh, fish and others
+    ///
+    /// The Debian package has them in place. Else, for bash: `lb completions bash >
+    /// /etc/bash_completion.d/lb`.
+    Completions(CompletionsArgs),
 }
 
 /// Where everything is pinned.
@@ -242,6 +247,14 @@ pub struct StatusArgs {
     /// Where the pins are and where the agent answers.
     #[command(flatten)]
     pub socket: SocketArgs,
+}
+
+/// Arguments of `lb completions`.
+#[derive(Clone, Debug, Args)]
+pub struct CompletionsArgs {
+    /// Whose
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: clap_complete::Shell,
 }
 
 /// How to print.

@@ -10,7 +10,8 @@ mod verify;
 
 pub(crate) use args::socket_address;
 pub use args::{
-    AgentArgs, Cli, Command, Format, ListenAddress, PinArgs, ServicesArgs, SocketArgs, StatusArgs,
+    AgentArgs, Cli, Command, CompletionsArgs, Format, ListenAddress, PinArgs, ServicesArgs,
+    SocketArgs, StatusArgs,
 };
 pub use behaviour::{BehaviourArgs, DetectLocal, NoLocalEndpoint, NodePortAddress, Switch};
 pub use connections::ConnectionsArgs;
@@ -38,6 +39,7 @@ pub fn main() -> ExitCode {
         }),
         Ok(Command::Status(args)) => cmd::status::run(&args),
         Ok(Command::Verify(args)) => cmd::verify::run(*args),
+        Ok(Command::Completions(args)) => cmd::completions::run(&args),
         Err(error) => Err(error),
     };
     match result {

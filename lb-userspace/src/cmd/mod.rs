@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod check;
 pub mod cleanup;
+pub mod completions;
 pub mod connections;
 mod explain;
 pub mod services;
