@@ -12,6 +12,7 @@ pub mod kube_proxy;
 pub mod model;
 pub mod netlink;
 pub mod object;
+mod plugin;
 pub mod privilege;
 pub mod reconcile;
 pub mod source;

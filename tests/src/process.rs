@@ -89,3 +89,13 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     };
     Ok(path)
 }
+
+/// A program that `cargo xtask setup` puts beside what cargo builds.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find this program")?;
+    let near = own.ancestors().skip(1).take(3).map(|dir| dir.join("tools").join(name));
+    let Some(path) = near.into_iter().find(|path| path.is_file()) else {
+        bail!("{name} is not installed: `cargo xtask setup`");
+    };
+    Ok(path)
+}

@@ -20,36 +20,44 @@ pub use output::{Table, print};
 pub use source::SourceArgs;
 pub use verify::VerifyArgs;
 
-use crate::{agent, cmd};
+use crate::{agent, cmd, plugin};
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 /// Parses the command line, does what it says, and reports an error in one
 /// sentence. Wrong usage is exit status 2, which clap sees to.
 pub fn main() -> ExitCode {
-    let result = match config::parse(std::env::args_os().collect()).map(|cli| cli.command) {
-        Ok(Command::Agent(args)) => cmd::agent::run(*args),
-        Ok(Command::Services(args)) => cmd::services::run(&args),
-        Ok(Command::Connections(args)) => cmd::connections::run(&args),
-        Ok(Command::Check(args)) => cmd::check::run(&args),
-        Ok(Command::Cleanup(args)) => cmd::cleanup::run(&args).map(|()| {
-            // A killed agent leaves its socket.
-            agent::remove_stale_socket(&args::default_socket(&args.pin_dir));
-            ExitCode::SUCCESS
-        }),
-        Ok(Command::Status(args)) => cmd::status::run(&args),
-        Ok(Command::Verify(args)) => cmd::verify::run(*args),
-        Ok(Command::Completions(args)) => cmd::completions::run(&args),
-        Err(error) => Err(error),
+    let (name, result) = if plugin::is_called() {
+        ("kubectl lb", plugin::run(run))
+    } else {
+        let typed = config::parse(std::env::args_os().collect());
+        ("lb", typed.and_then(|cli| run(cli.command)))
     };
     match result {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // With standard error closed there is nobody to tell.
-            let _ = writeln!(std::io::stderr(), "lb: {}", sentence(&error));
+            let _ = writeln!(std::io::stderr(), "{name}: {}", sentence(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Agent(args) => cmd::agent::run(*args),
+        Command::Services(args) => cmd::services::run(&args),
+        Command::Connections(args) => cmd::connections::run(&args),
+        Command::Check(args) => cmd::check::run(&args),
+        Command::Cleanup(args) => cmd::cleanup::run(&args).map(|()| {
+            // A killed agent leaves its socket.
+            agent::remove_stale_socket(&args::default_socket(&args.pin_dir));
+            ExitCode::SUCCESS
+        }),
+        Command::Status(args) => cmd::status::run(&args),
+        Command::Verify(args) => cmd::verify::run(*args),
+        Command::Completions(args) => cmd::completions::run(&args),
     }
 }
 
