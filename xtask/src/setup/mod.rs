@@ -5,6 +5,7 @@
 
 mod backports;
 pub(crate) mod compiler;
+mod kubernetes;
 mod linker;
 mod packages;
 
@@ -34,6 +35,9 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     packages::tools(purpose)?;
     let compiler = compiler::ensure(purpose)?;
     linker::ensure(compiler)?;
+    if purpose == Purpose::Tests {
+        kubernetes::ensure()?;
+    }
     println!("setup: everything is there ({:.1} s)", begin.elapsed().as_secs_f64());
     Ok(())
 }

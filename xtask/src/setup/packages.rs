@@ -19,10 +19,12 @@ const DEMO: [Tool; 3] = [
     Tool { program: "ethtool", package: "ethtool", why: "turns checksum offload of a veth off" },
 ];
 
-const TESTS: [Tool; 3] = [
+const TESTS: [Tool; 5] = [
     Tool { program: "tc", package: "iproute2", why: "shows what is attached" },
     Tool { program: "bpftool", package: "bpftool", why: "shows that nothing stays loaded" },
     Tool { program: "c++", package: "g++", why: "compiles the fuzzer's runtime" },
+    Tool { program: "pip3", package: "python3-pip", why: "brings helm and kubectl" },
+    Tool { program: "capsh", package: "libcap2-bin", why: "starts the agent as a container" },
 ];
 
 const KERNELS: [Tool; 5] = [
