@@ -12,8 +12,10 @@
 mod debian;
 mod demo;
 mod fuzz;
+mod image;
 mod kernels;
 mod measure;
+mod package;
 mod setup;
 mod shell;
 mod soak;
@@ -43,6 +45,10 @@ enum Command {
     Soak(soak::Options),
     /// Run every check: format, lints, documentation, tests with and without root, fuzzing
     Test(test::Options),
+    /// Build the Debian package, manual pages, completions and the chart's archive, and check them
+    Package(package::Options),
+    /// Build what the container image consists of: a static program, and the licences
+    Image,
     /// Load and run the programs on Debian's kernels too, in virtual machines
     TestKernels(kernels::Options),
     /// Run the fuzz targets for a while
@@ -56,6 +62,8 @@ fn main() -> ExitCode {
         Command::Bench(options) => measure::run(&options),
         Command::Soak(options) => soak::run(&options),
         Command::Test(options) => test::run(&options),
+        Command::Package(options) => package::run(&options),
+        Command::Image => image::run(),
         Command::TestKernels(options) => kernels::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
     };

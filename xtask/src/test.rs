@@ -2,7 +2,7 @@
 
 use crate::setup::{self, compiler};
 use crate::stage::Stages;
-use crate::{fuzz, shell};
+use crate::{fuzz, package, shell};
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use std::io::{BufRead as _, BufReader};
@@ -52,6 +52,9 @@ fn all(options: &Options, stages: &mut Stages) -> Result<()> {
     })?;
     stages.run("build", || {
         plain(shell::cargo().args(["build", "-p", "lb-userspace", "-p", "lb-tests", "--bins"]))
+    })?;
+    stages.run("packages", || {
+        package::run(&package::Options { debug: true }).map(|()| String::new())
     })?;
     stages.run("privileged tests", || {
         let mut test = shell::cargo();

@@ -8,6 +8,7 @@ pub(crate) mod compiler;
 mod kubernetes;
 mod linker;
 mod packages;
+pub(crate) mod packaging;
 
 use anyhow::{Context as _, Result, bail};
 use std::time::Instant;
@@ -26,6 +27,10 @@ pub(crate) enum Purpose {
     Kernels,
     /// Build, and measure beside what kube-proxy would do.
     Bench,
+    /// Build packages, and check them.
+    Package,
+    /// Build what the container image consists of.
+    Image,
 }
 
 /// Installs what is missing.
@@ -35,8 +40,12 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     packages::tools(purpose)?;
     let compiler = compiler::ensure(purpose)?;
     linker::ensure(compiler)?;
-    if purpose == Purpose::Tests {
+    if matches!(purpose, Purpose::Tests | Purpose::Package) {
         kubernetes::ensure()?;
+        packaging::cargo_deb()?;
+    }
+    if purpose == Purpose::Image {
+        packaging::static_builds()?;
     }
     println!("setup: everything is there ({:.1} s)", begin.elapsed().as_secs_f64());
     Ok(())

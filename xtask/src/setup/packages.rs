@@ -19,11 +19,10 @@ const DEMO: [Tool; 3] = [
     Tool { program: "ethtool", package: "ethtool", why: "turns checksum offload of a veth off" },
 ];
 
-const TESTS: [Tool; 5] = [
+const TESTS: [Tool; 4] = [
     Tool { program: "tc", package: "iproute2", why: "shows what is attached" },
     Tool { program: "bpftool", package: "bpftool", why: "shows that nothing stays loaded" },
     Tool { program: "c++", package: "g++", why: "compiles the fuzzer's runtime" },
-    Tool { program: "pip3", package: "python3-pip", why: "brings helm and kubectl" },
     Tool { program: "capsh", package: "libcap2-bin", why: "starts the agent as a container" },
 ];
 
@@ -44,14 +43,29 @@ const RULES: [Tool; 2] = [
     Tool { program: "nft", package: "nftables", why: "loads those that they make for nftables" },
 ];
 
+const PACKAGE: [Tool; 5] = [
+    Tool { program: "pip3", package: "python3-pip", why: "brings helm and kubectl" },
+    Tool { program: "dpkg-shlibdeps", package: "dpkg-dev", why: "tells what a package depends on" },
+    Tool { program: "strip", package: "binutils", why: "makes the programs small" },
+    Tool { program: "lintian", package: "lintian", why: "checks the Debian package" },
+    Tool { program: "systemd-analyze", package: "systemd", why: "checks the systemd unit" },
+];
+
+const IMAGE: [Tool; 1] =
+    [Tool { program: "strip", package: "binutils", why: "makes the program small" }];
+
 /// Installs the tools that are missing.
 pub(super) fn tools(purpose: Purpose) -> Result<()> {
     let mut wanted: Vec<&Tool> = DEMO.iter().collect();
     match purpose {
         Purpose::Demo => {}
-        Purpose::Tests => wanted.extend(TESTS.iter().chain(&RULES)),
+        // Tests try the packages too.
+        Purpose::Tests => wanted.extend(TESTS.iter().chain(&RULES).chain(&PACKAGE)),
         Purpose::Kernels => wanted.extend(&KERNELS),
         Purpose::Bench => wanted.extend(&RULES),
+        Purpose::Package => wanted.extend(&PACKAGE),
+        // Where an image is built, nothing is run.
+        Purpose::Image => wanted = IMAGE.iter().collect(),
     }
     wanted.retain(|tool| shell::which(tool.program).is_none());
     if wanted.is_empty() {
