@@ -1,5 +1,5 @@
 //! The Helm chart and the plain manifests: helm takes them, the API would, and the agent
-//! understands what it is started with.
+//! understands what it is started with. The Dockerfile of the image in them.
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
@@ -10,7 +10,7 @@ use lb_userspace::privilege::KEPT;
 use lb_userspace::source::SourceConfig;
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// What is set in each case, and what it is about.
 const CASES: [&[&str]; 7] = [
@@ -72,7 +72,7 @@ fn the_agent_understands_what_it_is_started_with() -> Result<()> {
         let source = args.source.source(args.node_name.as_deref(), &pins);
         ensure!(matches!(source, SourceConfig::Kubernetes(_)), "{case:?}: {source:?}");
         // The rest of the pod is for these places.
-        ensure!(pins == PathBuf::from("/sys/fs/bpf/lb"), "{pins:?}");
+        ensure!(pins == Path::new("/sys/fs/bpf/lb"), "{pins:?}");
     }
     ensure!(agent(&[])?["env"][0]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName");
     Ok(())
@@ -200,6 +200,13 @@ fn the_plain_manifests_are_what_the_chart_makes() -> Result<()> {
         Ok(names)
     };
     ensure!(names(std::str::from_utf8(&kustomized.stdout)?)? == names(&found)?);
+    Ok(())
+}
+
+#[test]
+fn hadolint_has_nothing_against_the_dockerfile() -> Result<()> {
+    let output = std::process::Command::new(tool("hadolint")?).arg(file("Dockerfile")).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     Ok(())
 }
 

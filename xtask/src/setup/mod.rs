@@ -5,10 +5,10 @@
 
 mod backports;
 pub(crate) mod compiler;
-mod kubernetes;
 mod linker;
 mod packages;
 pub(crate) mod packaging;
+mod tools;
 
 use anyhow::{Context as _, Result, bail};
 use std::time::Instant;
@@ -41,7 +41,7 @@ pub(crate) fn run(purpose: Purpose) -> Result<()> {
     let compiler = compiler::ensure(purpose)?;
     linker::ensure(compiler)?;
     if matches!(purpose, Purpose::Tests | Purpose::Package) {
-        kubernetes::ensure()?;
+        tools::ensure()?;
         packaging::cargo_deb()?;
     }
     if purpose == Purpose::Image {

