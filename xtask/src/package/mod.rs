@@ -45,7 +45,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     completions(&target.join(directory).join("lb"), &out.join("completions"))?;
     plugin(&out.join("kubectl-lb"))?;
     let mut deb = shell::cargo();
-    deb.args(["deb", "--quiet", "--no-build", "-p", "lb-userspace", "--profile", profile]);
+    deb.args(["deb", "--quiet", "--no-build", "--strip", "-p", "lb-userspace"]);
+    deb.args(["--profile", profile]);
     shell::run(deb.arg("--output").arg(out.join("deb")))?;
     let mut helm = shell::command(&target.join("tools/helm").to_string_lossy());
     helm.args(["package", "packaging/helm/lb", "--destination"]).arg(&out);
