@@ -192,7 +192,12 @@ pub(crate) fn check(world: &World, prog: Prog, frame: &[u8], action: u32, out: &
             assert!(world.services.contains(&network.dst), "no Service's: {}", what());
         }
         if prog != Prog::Xdp && action == action::TC_REDIRECT {
-            answered(frame, out, ethernet, layers, &what);
+            match layers {
+                Some(layers) if prog == Prog::Egress && goes_on(frame, out, ethernet, &layers) => {
+                    translated(prog, frame, out, &layers, false, &what);
+                }
+                layers => answered(frame, out, ethernet, layers, &what),
+            }
         }
         return;
     }
@@ -209,6 +214,22 @@ pub(crate) fn check(world: &World, prog: Prog, frame: &[u8], action: u32, out: &
 fn assert_ours(world: &World, network: Network, what: &dyn Fn() -> String) {
     let ours = world.ours.contains(&network.dst) || world.ours.contains(&network.src);
     assert!(ours, "not ours: {}", what());
+}
+
+/// Whether what was redirected is a packet on its way to where it was going, a reply
+/// that leaves by another uplink, and no answer to who sent it.
+fn goes_on(frame: &[u8], out: &[u8], ethernet: bool, layers: &Layers) -> bool {
+    // Of a later fragment there is the address alone.
+    let end = |frame: &[u8], address, port: usize| {
+        let at = layers.transport.map(|transport| transport + port);
+        (address, at.and_then(|at| frame.get(at..at + 2).map(<[u8]>::to_vec)))
+    };
+    let target = end(frame, layers.network.dst, 2);
+    frame.len() == out.len()
+        && layers.has_ports()
+        && network(out, ethernet).is_some_and(|after| {
+            after.dst == layers.network.dst && end(out, after.src, 0) != target
+        })
 }
 
 /// An answer is right; that to a wrong ping may be as wrong.
