@@ -111,22 +111,7 @@ impl Field {
     pub fn change(&self, second: bool) -> Result<Duration> {
         let services = [web(&self.cluster, second)];
         let put = write(&self.cluster, self.shape, &self.around, &services)?;
-        let to = SocketAddr::from((services[0].addresses.v4, 80));
-        let [pod, name] = [self.cluster.pod(0, 1), self.cluster.pod(1, 0)];
-        pod.netns.run(move || {
-            let begin = Instant::now();
-            put();
-            let mut others = 0;
-            // Turns are taken by CPU, so two answers in a row say little.
-            while begin.elapsed() < LIMIT {
-                let answer = client::get(to).context("ask the Service")?;
-                others = if answer.backend == name.name { 0 } else { others + 1 };
-                if (others == 0) == second && (second || others > 8) {
-                    return Ok(begin.elapsed());
-                }
-            }
-            bail!("a change is not in force after {LIMIT:?}")
-        })?
+        until_changed(&self.cluster, &services[0], second, put)
     }
 
     /// Processor time that the agent has used so far.
@@ -147,6 +132,32 @@ impl Field {
         let writes = writes.context("no writes are told")?;
         Ok([changed.context("no changes are told")?, writes, bytes.context("no bytes are told")?])
     }
+}
+
+/// Makes a change, and asks the Service from a pod until its second endpoint answers,
+/// or does no more; how long that took.
+fn until_changed(
+    cluster: &Cluster,
+    service: &Service,
+    second: bool,
+    change: impl FnOnce() + Send,
+) -> Result<Duration> {
+    let to = SocketAddr::from((service.addresses.v4, 80));
+    let [pod, name] = [cluster.pod(0, 1), cluster.pod(1, 0)];
+    pod.netns.run(move || {
+        let begin = Instant::now();
+        change();
+        let mut others = 0;
+        // Turns are taken by CPU, so two answers in a row say little.
+        while begin.elapsed() < LIMIT {
+            let answer = client::get(to).context("ask the Service")?;
+            others = if answer.backend == name.name { 0 } else { others + 1 };
+            if (others == 0) == second && (second || others > 8) {
+                return Ok(begin.elapsed());
+            }
+        }
+        bail!("a change is not in force after {LIMIT:?}")
+    })?
 }
 
 /// The real Service, with one endpoint or two.

@@ -1,15 +1,14 @@
 //! As many Services, told by an API server.
 
-use super::{LIMIT, Size, objects, web};
+use super::{LIMIT, Size, objects, until_changed, web};
 use crate::agent::{Agent, Options};
 use crate::api_server::ApiServer;
-use crate::client;
 use crate::cluster::{Cluster, Setup};
 use crate::deadline;
 use crate::manifest::items;
 use crate::topology::Wiring;
-use anyhow::{Context as _, Result, ensure};
-use std::net::{Ipv4Addr, SocketAddr};
+use anyhow::{Result, ensure};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 /// Where the API server listens, in the node's own namespace.
@@ -54,24 +53,11 @@ impl ApiField {
     /// from when the server has it until a connection reaches it, or none does.
     pub fn change(&self, second: bool) -> Result<Duration> {
         let service = web(&self.cluster, second);
-        let to = SocketAddr::from((service.addresses.v4, 80));
-        let [pod, name] = [self.cluster.pod(0, 1), self.cluster.pod(1, 0)];
-        let changed = items(&self.cluster.topology, &[service]);
+        let changed = items(&self.cluster.topology, std::slice::from_ref(&service));
         let slices = changed.into_iter().filter(|item| item["kind"] == "EndpointSlice");
-        let begin = Instant::now();
-        slices.for_each(|slice| self.server.put(slice));
-        pod.netns.run(|| {
-            let mut others = 0;
-            // Turns are taken by CPU, so two answers in a row say little.
-            while begin.elapsed() < LIMIT {
-                let answer = client::get(to).context("ask the Service")?;
-                others = if answer.backend == name.name { 0 } else { others + 1 };
-                if (others == 0) == second && (second || others > 8) {
-                    return Ok(begin.elapsed());
-                }
-            }
-            anyhow::bail!("a change is not in force after {LIMIT:?}")
-        })?
+        until_changed(&self.cluster, &service, second, || {
+            slices.for_each(|slice| self.server.put(slice));
+        })
     }
 
     /// Lets the server forget, and waits until everything was listed again.
